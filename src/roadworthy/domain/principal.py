@@ -1,0 +1,81 @@
+"""Who is calling, and what they may do.
+
+``http/auth.py`` makes a Principal from a key; every service and repository takes its tenant and user.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from roadworthy.domain.errors import PermissionDenied
+from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
+
+
+class Scope(StrEnum):
+    """One permission. A user's key holds the first two."""
+
+    RUNS_READ = "runs:read"
+    RUNS_WRITE = "runs:write"
+    RUNS_ON_BEHALF = "runs:on_behalf"
+    ADMIN = "admin"
+
+
+USER_SCOPES = frozenset({Scope.RUNS_READ, Scope.RUNS_WRITE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The boundary of data: a user within a tenant. Threads, runs, store items and idempotency keys live inside one."""
+
+    tenant: TenantId
+    user: UserId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """An authenticated caller. ``agents`` None means every agent."""
+
+    owner: Owner
+    scopes: frozenset[Scope]
+    key_id: KeyId | None = None
+    agents: frozenset[AgentName] | None = None
+
+    def require(self, scope: Scope) -> None:
+        """Check one permission; ``admin`` holds all of them.
+
+        Raises:
+            PermissionDenied: the key lacks it.
+        """
+        if scope not in self.scopes and Scope.ADMIN not in self.scopes:
+            raise PermissionDenied(f"this key lacks the scope {scope.value}")
+
+    def require_agent(self, agent: AgentName) -> None:
+        """Check that the key may use an agent.
+
+        Raises:
+            PermissionDenied: the key names its agents and this is none of them.
+        """
+        if self.agents is not None and agent not in self.agents:
+            raise PermissionDenied(f"this key may not use the agent {agent}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A stored credential. ``digest``: HMAC-SHA256 of the whole key text with the pepper; the text is never kept."""
+
+    key_id: KeyId
+    owner: Owner
+    name: str
+    digest: bytes = field(repr=False)
+    scopes: frozenset[Scope]
+    agents: frozenset[AgentName] | None
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+    def usable_at(self, moment: datetime) -> bool:
+        """Whether the key opens anything at ``moment``. A rotated key stays usable until its ``expires_at``."""
+        if self.revoked_at is not None and self.revoked_at <= moment:
+            return False
+        return self.expires_at is None or moment < self.expires_at

@@ -1,0 +1,53 @@
+"""A thread: the durable context that runs append to. Bound to the agent of its first run."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from roadworthy.domain.ids import AgentName, RunId, ThreadId
+from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.principal import Owner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadRef:
+    """Full name of a thread: two users' ``default`` are two threads."""
+
+    owner: Owner
+    thread_id: ThreadId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thread:
+    """``active_run`` is the one run that may touch the thread's state now."""
+
+    ref: ThreadRef
+    agent: AgentName
+    next_ord: int
+    active_run: RunId | None
+    created_at: datetime
+    updated_at: datetime
+    metadata: JsonObject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a thread as clients see it. ``role``: user, assistant, system or tool.
+
+    ``content`` is text or the provider-neutral content blocks; ``tool_calls`` are the assistant's requests as
+    ``{id, name, args}``; ``tool_call_id`` is set for role tool.
+    """
+
+    id: str
+    role: str
+    content: JsonValue
+    tool_calls: tuple[JsonObject, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadState:
+    """What the runtime remembers of a thread: its messages (empty without a message channel) and its whole state."""
+
+    messages: tuple[Message, ...]
+    values: JsonValue

@@ -1,0 +1,179 @@
+"""What the engine and the services need from an agent runtime. Adapters: ``runtimes/langgraph``, ``runtimes/scripted``.
+
+The runtime knows graphs, checkpoints and models; it knows nothing of queues, HTTP or SQL of ours.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeAlias
+
+from roadworthy.domain.agent import Agent
+from roadworthy.domain.event import (
+    ContentDelta,
+    ContentRetracted,
+    CustomData,
+    InterruptRaised,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from roadworthy.domain.ids import AgentName, RunId
+from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.run import Run
+from roadworthy.domain.thread import ThreadRef, ThreadState
+from roadworthy.domain.usage import ModelCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """Upper bounds of one run. ``steps`` is the larger bound; an agent's own smaller recursion limit wins."""
+
+    steps: int
+    model_calls: int
+    tool_calls: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The graph finished a step or a model began to answer: the run is alive. Shown to nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """The graph reached its end. ``response`` is the text of the run's last assistant message, whatever its blocks."""
+
+    response: str
+    output: JsonValue
+    structured_response: JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """The graph waits for a human; an InterruptRaised came before. ``output`` is the state so far."""
+
+    response: str
+    output: JsonValue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """The graph stopped between two steps because ``Execution.drain`` was called; its checkpoint is written."""
+
+
+Outcome: TypeAlias = Completed | Paused | Drained
+RuntimeEvent: TypeAlias = (
+    ContentDelta
+    | ContentRetracted
+    | ToolCallStarted
+    | ToolCallFinished
+    | CustomData
+    | ModelCall
+    | InterruptRaised
+    | Progress
+    | Outcome
+)
+
+
+class Execution(Protocol):
+    """One attempt of one run, not yet started or under way."""
+
+    def events(self) -> AsyncIterator[RuntimeEvent]:
+        """Run the graph. Yields events in order; the last one is an Outcome. Cancel by cancelling the consuming task.
+
+        ``repr`` and messages of the errors below are safe to show; their ``__cause__`` is not.
+
+        Raises:
+            AgentFailed: the agent's code raised, or its input does not fit its state.
+            ProviderUnavailable: a model call failed for the provider's reasons and nothing in the agent recovered it.
+            LimitReached: a cap of ``Caps`` was hit; the state up to the last step is kept.
+            StorageUnavailable: a checkpoint could not be written.
+            LeaseLost: ``fence`` was raised.
+        """
+        ...
+
+    def drain(self) -> None:
+        """Ask the graph to stop before its next step. Safe from any thread, idempotent."""
+        ...
+
+    def fence(self) -> None:
+        """Forbid every further checkpoint write of this attempt. Safe from any thread, idempotent."""
+        ...
+
+    def open_calls(self) -> Sequence[ModelCall]:
+        """Model calls that have not ended, with estimated tokens and outcome ``cancelled``: what an attempt
+        that is being given up still owes to the ledger. To be read after ``events`` has ended.
+        """
+        ...
+
+    async def settled(self) -> None:
+        """Wait until the work has really ended: threads in which sync nodes and tools of this attempt run included."""
+        ...
+
+    @property
+    def settled_now(self) -> bool:
+        """Whether ``settled`` would return at once."""
+        ...
+
+
+class AgentRuntime(Protocol):
+    """Every agent of the process, built once at start."""
+
+    def agents(self) -> Sequence[Agent]:
+        """All agents; the first is the default."""
+        ...
+
+    def find_agent(self, name: AgentName) -> Agent | None:
+        """One agent by name, or None."""
+        ...
+
+    def message_input(self, agent: AgentName, content: JsonValue) -> JsonObject:
+        """The agent's input state for one user message. ``content``: text, or a list of LangChain content blocks.
+
+        Raises:
+            InvalidRequest: the agent has no message channel, or a block is malformed.
+        """
+        ...
+
+    def check_input(self, agent: AgentName, payload: JsonValue, context: JsonObject | None) -> None:
+        """Check an input state and a context against the agent's schemas before anything is stored.
+
+        Raises:
+            InvalidRequest: what does not fit, and where.
+        """
+        ...
+
+    def execution(
+        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
+    ) -> AbstractAsyncContextManager[Execution]:
+        """Prepare the attempt ``run.attempt`` of ``run``. Leaving the context frees what the attempt held.
+
+        ``first_on_thread``: no earlier run can have left state (a hint that saves a read).
+        """
+        ...
+
+    async def resume_mark(self, run: Run) -> str | None:
+        """For a RESUME run, before its first attempt: an opaque note that tells later attempts whether the answer
+        was already consumed. None for other runs. Stored by the engine as ``Run.resume_mark``.
+        """
+        ...
+
+    async def progress_mark(self, run: Run) -> str | None:
+        """Opaque marker of the thread's latest checkpoint; equal marks mean no progress in between."""
+        ...
+
+    async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:
+        """Messages and state of a thread as of its latest checkpoint; empty when there is none."""
+        ...
+
+    async def erase_thread(self, ref: ThreadRef) -> None:
+        """Delete every checkpoint of a thread. Idempotent."""
+        ...
+
+    async def erase_run(self, ref: ThreadRef, run_id: RunId) -> None:
+        """Delete the checkpoints that one run wrote, so that the thread is as before it. Idempotent."""
+        ...
+
+    async def ready(self) -> str | None:
+        """None when checkpoints can be read and written; else what is wrong."""
+        ...

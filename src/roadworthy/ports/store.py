@@ -1,0 +1,107 @@
+"""Reading and erasing what is stored about runs, threads and keys. Adapters: repositories in ``storage``.
+
+Every method takes the owner (tenant and user) or the tenant first; what belongs to another does not exist.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from roadworthy.domain.ids import KeyId, RunId, TenantId, ThreadId
+from roadworthy.domain.page import Page
+from roadworthy.domain.principal import ApiKey, Owner
+from roadworthy.domain.run import Run, RunStatus
+from roadworthy.domain.thread import Thread, ThreadRef
+from roadworthy.domain.usage import ModelCall
+
+
+class RunStore(Protocol):
+    """Runs of one user."""
+
+    async def get(self, owner: Owner, run_id: RunId) -> Run:
+        """One run.
+
+        Raises:
+            NotFound: it does not exist for this owner.
+        """
+        ...
+
+    async def list_of_thread(self, owner: Owner, thread_id: ThreadId, *, limit: int, cursor: str | None) -> Page[Run]:
+        """Runs of a thread, latest first."""
+        ...
+
+    async def list_of_tenant(
+        self, tenant: TenantId | None, *, status: RunStatus | None, limit: int, cursor: str | None
+    ) -> Page[Run]:
+        """Runs of a tenant (None: of all, for the operator's CLI), latest first."""
+        ...
+
+    async def find_any(self, tenant: TenantId | None, run_id: RunId) -> Run | None:
+        """One run whoever owns it, for the operator's CLI."""
+        ...
+
+
+class ThreadStore(Protocol):
+    """Threads of one user."""
+
+    async def get(self, ref: ThreadRef) -> Thread:
+        """One thread.
+
+        Raises:
+            NotFound: it does not exist for this owner.
+        """
+        ...
+
+    async def list(self, owner: Owner, *, limit: int, cursor: str | None) -> Page[Thread]:
+        """Threads, the latest used first."""
+        ...
+
+    async def erase(self, ref: ThreadRef) -> bool:
+        """Delete a thread with its runs, events and idempotency records; ledger rows stay. False when it was not there.
+
+        Raises:
+            ThreadBusy: a run of it is unfinished.
+        """
+        ...
+
+
+class KeyStore(Protocol):
+    """API keys."""
+
+    async def find(self, key_id: KeyId) -> ApiKey | None:
+        """One key by its public id, usable or not. The only look-up before a tenant is known."""
+        ...
+
+    async def insert(self, key: ApiKey) -> bool:
+        """Add a key. False when its id exists already."""
+        ...
+
+    async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
+        """Keys of a tenant (None: of all, for the operator's CLI), oldest first."""
+        ...
+
+    async def end(
+        self, tenant: TenantId | None, key_id: KeyId, *, revoked_at: datetime | None, expires_at: datetime | None
+    ) -> bool:
+        """Revoke a key now, or set the end of its grace period. False when there is no such key."""
+        ...
+
+    async def touch(self, tenant: TenantId, key_id: KeyId, moment: datetime) -> None:
+        """Note when a key was last used."""
+        ...
+
+    async def any(self) -> bool:
+        """Whether a single key exists."""
+        ...
+
+
+class Ledger(Protocol):
+    """Append-only: one row per model call."""
+
+    async def append(self, run: Run, calls: Sequence[ModelCall]) -> None:
+        """Record calls of a run's present attempt. A (run, call_id) that is there already is left as it is."""
+        ...
+
+    async def of_run(self, owner: Owner, run_id: RunId) -> Sequence[ModelCall]:
+        """A run's calls, all attempts, oldest first."""
+        ...

@@ -1,0 +1,1 @@
+"""Proof that the server keeps its promises: one folder for each kind of evidence."""
