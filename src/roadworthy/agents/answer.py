@@ -17,6 +17,7 @@ _WHAT_IT_IS = (
     "I am Roadworthy's demo agent. There is no language model behind me: I search the docs that come with Roadworthy "
     "and quote what I find."
 )
+_NOTHING = "I found nothing about that in Roadworthy's docs."
 _UPGRADE = "Set ANTHROPIC_API_KEY, or ROADWORTHY_MODEL=provider:model, and restart to talk to a real model."
 _SIGNATURE = "(Demo agent: quoted from the docs by search, no language model.)"
 
@@ -40,7 +41,7 @@ def answer(question: str, results: list[str]) -> str:
     """Answer ``question`` from the search tool's ``results``, each a JSON list of passages or an error text."""
     found = [passage for result in results for passage in _parse(result)]
     if not found:
-        return f"I found nothing about that in Roadworthy's docs.\n\n{_WHAT_IT_IS} So I cannot answer anything else.\n\n{_UPGRADE}"
+        return f"{_NOTHING}\n\n{_WHAT_IT_IS} So I cannot answer anything else.\n\n{_UPGRADE}"
     words = content_words(question)
     best, *others = found
     parts = [_quote(best, words)]
@@ -58,14 +59,14 @@ def _quote(passage: _Found, words: list[str]) -> str:
 
 
 def _parse(result: str) -> Iterable[_Found]:
-    """Read what ``search_docs`` returned. An error text, or anything else that is not its JSON, counts as nothing found."""
+    """Read what ``search_docs`` returned. An error text, or anything that is not its JSON, counts as nothing found."""
     try:
         passages: object = json.loads(result)
     except ValueError:
         return
     if not isinstance(passages, list):
         return
-    for passage in passages:  # pyright: ignore[reportUnknownVariableType] -- checked field by field below
+    for passage in passages:
         match passage:
             case {"source": str(source), "title": str(title), "text": str(text)}:
                 yield _Found(source=source, title=title, text=text)

@@ -24,7 +24,8 @@ DemoGraph: TypeAlias = CompiledStateGraph[AgentState[Any], None, InputAgentState
 def build(docs: Path | None = None) -> DemoGraph:
     """Build the demo agent over the markdown in ``docs`` (default: the docs shipped with Roadworthy).
 
-    Reads the files and fills the search index now. A missing or empty folder makes an agent that finds nothing and says so.
+    Reads the files and fills the search index now. A missing or empty folder makes an agent that finds
+    nothing and says so.
     """
     index = DocsIndex(docs if docs is not None else find_docs())
     return create_agent(ExtractiveModel(), [_search_tool(index)], name="demo")

@@ -1,6 +1,6 @@
 """Full-text search over the shipped docs: an SQLite FTS5 table in memory, built once when the demo agent is built.
 
-``demo`` wraps it in a tool; ``markdown`` cuts the files, ``terms`` reads the question. Every lookup is a few short reads
+``demo`` wraps it in a tool; ``markdown`` cuts the files, ``terms`` reads the question. A lookup is a few short reads
 under one lock, so the one connection can be asked from any thread.
 """
 
@@ -111,7 +111,7 @@ class DocsIndex:
     @staticmethod
     def _passage(row: _Row, words: list[str]) -> Passage:
         text = excerpt(row.text, words, budget=_PASSAGE_CHARACTERS)
-        return Passage(source=f"{row.path}#{row.anchor}", title=row.title, text=text)
+        return Passage(source=f"{row.path}#{row.anchor}".rstrip("#"), title=row.title, text=text)
 
 
 def find_docs() -> Path | None:
@@ -127,7 +127,7 @@ def find_docs() -> Path | None:
 
 
 def _pages(root: Path | None) -> Iterator[tuple[str, str]]:
-    """Yield (path relative to ``root``, text) of ``README.md`` and ``docs/``; of every page if ``root`` has no ``docs/``."""
+    """Yield (path relative to ``root``, text) of ``README.md`` and ``docs/``, or of all pages without a ``docs/``."""
     if root is None or not root.is_dir():
         return
     docs = root / "docs"

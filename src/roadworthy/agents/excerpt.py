@@ -13,7 +13,8 @@ _TABLE_HEAD = 2
 def excerpt(text: str, words: list[str], *, budget: int) -> str:
     """Quote at most about ``budget`` characters of ``text``, the blocks that mention most of ``words`` first.
 
-    Order is kept, gaps are marked with an ellipsis, and long tables are reduced to the rows that mention a word.
+    Order is kept, gaps after the first quoted block are marked with an ellipsis, and long tables are reduced to the
+    rows that mention a word.
     """
     if len(text) <= budget:
         return text

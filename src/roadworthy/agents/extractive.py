@@ -5,6 +5,8 @@ the passage that fits best, quoted, and its source. Same conversation, same answ
 provider, with usage and a stop reason, so that everything above it is exercised as with one. ``demo`` builds it.
 """
 
+# ruff: noqa: ARG002 -- the signatures are LangChain's; the model has no use for most of their arguments
+
 import asyncio
 import json
 import re

@@ -1,6 +1,7 @@
 """Markdown cut into sections by heading: what ``docs_index`` puts into its search table.
 
-A section holds the text between one heading and the next. Links become their text, images and comments go, code stays as it is.
+A section holds the text between one heading and the next. Links become their text, images and
+comments go, code stays as it is.
 """
 
 import re
@@ -18,7 +19,8 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\)")
 class Section:
     """One heading and the text below it, up to the next heading.
 
-    ``parents`` are the headings above it, outermost first; ``anchor`` is the one that code hosts give to the heading.
+    ``parents`` are the headings above it, outermost first; ``anchor`` is the one that code hosts give to the
+    heading, empty for the text before the first one.
     """
 
     parents: tuple[str, ...]
@@ -39,10 +41,10 @@ def sections(markdown: str, *, name: str) -> list[Section]:
 
     def close() -> None:
         text = _plain(body)
-        heading = trail[-1][1]
-        anchor = _anchor(heading, seen)
+        level, heading = trail[-1]
+        anchor = _anchor(heading, seen) if level > 0 else ""
         if text:
-            parents = tuple(title for level, title in trail[:-1] if level > 0)
+            parents = tuple(title for depth, title in trail[:-1] if depth > 0)
             found.append(Section(parents=parents, heading=heading, anchor=anchor, text=text))
         body.clear()
 

@@ -1,6 +1,7 @@
 """The words of a question that are worth searching for, with a few that the docs use instead.
 
-Used by ``docs_index`` to query and by ``excerpt`` to choose what to quote. Nothing here learns or guesses: two small tables.
+Used by ``docs_index`` to query and by ``excerpt`` to choose what to quote. Nothing here learns or
+guesses: two small tables.
 """
 
 import re
@@ -18,14 +19,14 @@ _STOP_WORDS = frozenset(
     or our out over own please same say she should show so some such tell than that the their them then there
     these they this those through to too under up us use used using very want was way we were what whats when
     where which while who whom whose why will with within without would you your yours
-    """.split()
+    """.split()  # noqa: SIM905 -- a paragraph of words is easier to read than a list
 )
 
 _SMALL_TALK = frozenset(
     """
     afternoon bye cheers day evening goodbye good great greetings hello help hey hi hola morning nice ok okay ping
     sup test testing thank thanks there welcome yo
-    """.split()
+    """.split()  # noqa: SIM905 -- a paragraph of words is easier to read than a list
 )
 
 # The docs' word for what people often call otherwise (STYLE: one name for each thing).

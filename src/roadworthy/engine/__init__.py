@@ -1,1 +1,4 @@
-"""engine"""
+"""Execution of runs: claims, attempts, deadlines, cancellation, recovery.
+
+Called by ``bootstrap`` and, through ``ports/dispatch.py``, by services; calls ports and domain only.
+"""

@@ -42,6 +42,10 @@ class EventLog(Protocol):
         """
         ...
 
+    async def wait(self, run: Run) -> Run | None:
+        """The run's final row, as soon as there is one; None when the server drains first. Reads no events."""
+        ...
+
     async def read(self, run: Run) -> Sequence[Event]:
         """Every durable or live event of a run, all attempts, without the terminal one."""
         ...

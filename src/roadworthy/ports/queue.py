@@ -55,13 +55,14 @@ class RunQueue(Protocol):
         """Store a new run, in one transaction: upsert the thread, take its next ordinal, insert the idempotency
         record, apply the policy for a busy thread, insert the run.
 
-        ``run`` comes with status PENDING, ord 0, attempt 0; the stored values are returned. ``claim_for``: a worker
-        name when the caller holds a slot and nobody waits.
+        ``run`` comes with status PENDING, attempt 0, and ord 0 (the next one) or the only ordinal that will do; the
+        stored values are returned. ``claim_for``: a worker name when the caller holds a slot and nobody waits.
 
         Raises:
             QueueFull: it would have to wait and ``max_pending`` runs wait already. Nothing is stored.
             ThreadBusy: the policy is ``reject`` and the thread has an unfinished run. Nothing is stored.
             AgentMismatch: the thread belongs to another agent. Nothing is stored.
+            Conflict: the ordinal that ``run`` insists on is not the next one. Nothing is stored.
             IdempotencyMismatch: the key is known with another body.
             StorageUnavailable, StorageFull: nothing is stored.
         """
@@ -69,6 +70,10 @@ class RunQueue(Protocol):
 
     async def waiting(self) -> Sequence[Waiting]:
         """The oldest claimable run of each user who has one. ``isolated``: it must execute alone."""
+        ...
+
+    async def pending(self) -> int:
+        """How many runs wait, those behind a busy thread included."""
         ...
 
     async def claim(self, run_id: RunId, *, worker: str) -> Run | None:

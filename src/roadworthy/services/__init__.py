@@ -1,1 +1,4 @@
-"""services"""
+"""Use cases: what callers may ask of the server, in no dialect's words.
+
+Called by ``protocols`` and ``cli``; calls ports and domain only.
+"""

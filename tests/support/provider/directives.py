@@ -9,12 +9,16 @@ import json
 
 from pydantic import JsonValue
 
-from tests.support.provider.messages import MessagesRequest, tool_result_text
+from tests.support.provider.messages import InvalidMessages, MessagesRequest, tool_result_text
 from tests.support.provider.script import ToolUse, Turn
 
 
 def follow_directives(request: MessagesRequest) -> Turn:
-    """The turn that the conversation asks for."""
+    """The turn that the conversation asks for.
+
+    Raises:
+        InvalidMessages: a directive cannot be read.
+    """
     text = request.last_user_text()
     pace = float((_values(text, "pace") or ["0"])[0])
     thinking = "\n".join(_values(text, "think"))
@@ -39,8 +43,12 @@ def _values(text: str, directive: str) -> list[str]:
 
 def _parse_tool(value: str) -> ToolUse:
     name, _, raw = value.partition(" ")
-    args: JsonValue = json.loads(raw or "{}")
+    try:
+        args: JsonValue = json.loads(raw or "{}")
+    except ValueError as error:
+        msg = f"the arguments of a `tool:` line must be JSON: {raw}"
+        raise InvalidMessages(msg) from error
     if not isinstance(args, dict):
-        msg = f"the arguments of a `tool:` line must be a JSON object, not {raw}"
-        raise TypeError(msg)
+        msg = f"the arguments of a `tool:` line must be a JSON object: {raw}"
+        raise InvalidMessages(msg)
     return ToolUse(name=name, args=args)

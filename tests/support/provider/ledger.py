@@ -81,7 +81,9 @@ class Ledger:
         self._store(replace(self._entries[call_id], **changes), durable=False)
 
     def close(self, call_id: str, outcome: Outcome, detail: str | None = None) -> None:
-        """End the entry of a call."""
+        """End the entry of a call; an entry that has ended stays as it is."""
+        if self._entries[call_id].outcome != OPEN:
+            return
         now = monotonic()
         gone = now if outcome == "client_gone" else None
         entry = replace(
@@ -118,6 +120,11 @@ class Ledger:
 
 
 _ENTRY = TypeAdapter(LedgerEntry)
+
+
+def with_outcome(entries: tuple[LedgerEntry, ...], outcome: Outcome) -> tuple[LedgerEntry, ...]:
+    """Those entries that ended (or, with `open`, still run) this way."""
+    return tuple(entry for entry in entries if entry.outcome == outcome)
 
 
 def dump_entries(entries: tuple[LedgerEntry, ...]) -> bytes:

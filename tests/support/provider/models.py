@@ -14,7 +14,7 @@ class Model:
     display_name: str
     lifecycle: Literal["active", "deprecated", "retired"] = "active"
     max_input_tokens: int = 200_000
-    max_tokens: int = 64_000
+    max_tokens: int = 128_000
 
     def as_json(self) -> dict[str, JsonValue]:
         """The wire form of a model."""

@@ -49,12 +49,13 @@ class Playing:
     async def play(self) -> None:
         """Answer to the end or to the fault; the ledger entry is closed unless the client leaves first."""
         turn = self._plan.turn
+        # Billed from acceptance: the real provider has begun to work, whether or not the client stays.
+        self._bill_input()
         await asyncio.sleep(turn.first_byte_ms / 1000)
         await self._hold_if(self._hold is not None and self._hold.at == "first_byte")
         if self._fault is not None and self._fault.at == "first_byte":
             await self._fail_before_answer(self._fault)
             return
-        self._bill_input()
         await self._answer.begin()
         for step in stream_steps(self._plan):
             await self._hold_if(self._hold is not None and self._is_due(self._hold.at, step))
@@ -63,10 +64,16 @@ class Playing:
                 return
             if step.tokens:
                 await asyncio.sleep(turn.ms_per_token / 1000)
+            if step.event["type"] == "message_stop":
+                self._close("complete")
             await self._answer.send(step.event)
             self._count(step)
         await self._answer.complete()
-        self._ledger.close(self._plan.call_id, "complete")
+
+    def _close(self, outcome: str) -> None:
+        # Before the last bytes leave, so that a client that has read them finds the entry closed.
+        fault = self._fault
+        self._ledger.close(self._plan.call_id, outcome, fault.message if fault else None)
 
     def _is_due(self, at: Point, step: Step) -> bool:
         kind = step.event["type"]
@@ -87,7 +94,6 @@ class Playing:
         self._ledger.update(
             self._plan.call_id,
             input_tokens=self._plan.input_tokens,
-            output_tokens=1,
             cache_read_tokens=turn.cache_read_tokens,
             cache_creation_tokens=turn.cache_creation_tokens,
         )
@@ -98,7 +104,8 @@ class Playing:
             self._tool_json_tokens += step.tokens if step.is_tool_json else 0
             self._ledger.update(self._plan.call_id, output_tokens=self._tokens)
         elif step.event["type"] == "message_delta":
-            self._ledger.update(self._plan.call_id, stop_reason=self._plan.stop_reason)
+            plan = self._plan
+            self._ledger.update(plan.call_id, stop_reason=plan.stop_reason, output_tokens=plan.output_tokens)
 
     async def _hold_if(self, due: bool) -> None:  # noqa: FBT001 -- the condition is the point of the name
         if not due or self._hold is None:
@@ -112,8 +119,9 @@ class Playing:
     async def _fail_before_answer(self, fault: Fault) -> None:
         match fault.kind:
             case "error":
+                self._ledger.update(self._plan.call_id, input_tokens=0, cache_read_tokens=0, cache_creation_tokens=0)
+                self._close(f"error:{fault.status}")
                 await respond_error(self._connection, _api_error(fault), self._headers)
-                self._ledger.close(self._plan.call_id, f"error:{fault.status}", fault.message)
             case "reset" | "silence":
                 await self._fail_in_answer(fault)
             case "cut" | "pings" | "garbage":
@@ -121,22 +129,23 @@ class Playing:
                 await self._fail_in_answer(fault)
 
     async def _fail_in_answer(self, fault: Fault) -> None:
-        outcome: str = fault.kind
         match fault.kind:
             case "error":
+                self._close(f"error:{fault.status}")
                 await self._answer.fail(_api_error(fault))
-                outcome = f"error:{fault.status}"
             case "cut":
+                self._close("cut")
                 await self._answer.cut()
             case "garbage":
+                self._close("garbage")
                 await self._answer.garbage()
             case "reset":
+                self._close("reset")
                 self._connection.reset()
             case "silence":
                 await asyncio.Event().wait()
             case "pings":
                 await self._ping_for_ever()
-        self._ledger.close(self._plan.call_id, outcome, fault.message)
 
     async def _ping_for_ever(self) -> None:
         while True:

@@ -37,7 +37,7 @@ class Connection:
         self._early = b""
 
     async def next_request(self) -> HttpRequest | None:
-        """The next request; None when the client has closed the connection."""
+        """The next request; None when the client has closed the connection or speaks no HTTP."""
         try:
             head = self._early + await self._reader.readuntil(b"\r\n\r\n")
             self._early = b""
@@ -46,7 +46,7 @@ class Connection:
             fields = (line.partition(":") for line in lines if line)
             headers = {name.strip().lower(): value.strip() for name, _, value in fields}
             body = await self._reader.readexactly(int(headers.get("content-length", "0")))
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
             return None
         return HttpRequest(method=method, path=urlsplit(target).path, headers=headers, body=body)
 
@@ -70,6 +70,10 @@ class Connection:
     def close(self) -> None:
         """Close politely (FIN)."""
         self._writer.close()
+
+    def abort(self) -> None:
+        """Close at once; what was not sent yet is lost."""
+        self._writer.transport.abort()
 
     def reset(self) -> None:
         """Close with a TCP reset: linger 0 makes the kernel send RST instead of FIN."""

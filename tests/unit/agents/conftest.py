@@ -49,10 +49,7 @@ Every error is a [problem document](errors.md) with a stable `code`.
 | `ROADWORTHY_HOST` | 127.0.0.1 | address to listen on |
 | `ROADWORTHY_PORT` | 8000 | port to listen on |
 """
-    + "".join(
-        f"| `ROADWORTHY_OPTION_{n}` | {n} | an option of which there are many, so that the table is long |\n"
-        for n in range(40)
-    ),
+    + "".join(f"| `ROADWORTHY_OPTION_{n}` | {n} | one of many, so that the table is long |\n" for n in range(60)),
     "docs/operations.md": """
 # Operations
 

@@ -1,0 +1,292 @@
+"""The running of one attempt: drives the runtime, watches the clock, and stores how it ended.
+
+``engine/worker.py`` starts one per claimed run; below are the runtime, the event log, the ledger and the queue.
+The graph runs in a task of its own, which is the only thing that is ever cancelled: cancelling that task is what
+really stops a LangGraph run.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
+
+from roadworthy.domain.errors import (
+    AgentFailed,
+    LeaseLost,
+    RoadworthyError,
+    StorageUnavailable,
+)
+from roadworthy.domain.event import Event, UsageReported
+from roadworthy.domain.lease import Lease
+from roadworthy.domain.run import CancelReason, InputKind, Run, RunError, RunStatus
+from roadworthy.domain.usage import ModelCall
+from roadworthy.engine.cancellation import StopSignal
+from roadworthy.engine.metering import Meter
+from roadworthy.engine.tally import Tally
+from roadworthy.ports.clock import Clock
+from roadworthy.ports.event_log import EventLog, EventWriter
+from roadworthy.ports.queue import RunQueue
+from roadworthy.ports.runtime import (
+    AgentRuntime,
+    Caps,
+    Completed,
+    Drained,
+    Execution,
+    Outcome,
+    Paused,
+    Progress,
+    RuntimeEvent,
+)
+from roadworthy.ports.store import Ledger
+from roadworthy.ports.telemetry import Telemetry
+
+Written = TypeVar("Written")
+
+_CANCEL_GRACE = timedelta(milliseconds=500)
+_CANCELLED = {
+    CancelReason.REQUESTED: "the run was cancelled",
+    CancelReason.DISCONNECTED: "the client left and the run was not asked to continue",
+    CancelReason.SUPERSEDED: "a newer message on the thread took this run's place",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What every attempt of this worker uses."""
+
+    worker: str
+    queue: RunQueue
+    log: EventLog
+    ledger: Ledger
+    runtime: AgentRuntime
+    clock: Clock
+    telemetry: Telemetry
+    caps: Caps
+    idle_timeout: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How an attempt ends. ``status`` None: it is given back (drain), or was ``lost`` and may write nothing."""
+
+    status: RunStatus | None
+    error: RunError | None = None
+    outcome: Completed | Paused | None = None
+    lost: bool = False
+
+
+class Attempt:
+    """One attempt. ``execute`` returns when its work has really ended."""
+
+    def __init__(self, run: Run, around: Surroundings, signal: StopSignal) -> None:
+        self.run = run
+        self.execution: Execution | None = None
+        self._around = around
+        self._signal = signal
+        self._lease = Lease(run_id=run.run_id, owner=run.owner, attempt=run.attempt, worker=around.worker)
+        self._tally = Tally()
+        self._last_progress = around.clock.monotonic()
+        self._failure: RoadworthyError | None = None
+        self._model_answered = False
+
+    @property
+    def model_answered(self) -> bool:
+        """Whether a model call of the attempt ended well."""
+        return self._model_answered
+
+    async def give_up(self, error: RunError) -> None:
+        """End the run from outside, when ``execute`` itself failed."""
+        result = self._tally.result(error=error)
+        final = await self._insist(lambda: self._around.queue.finish(self._lease, RunStatus.ERROR, result, events=()))
+        if final is not None:
+            self._around.log.ended(final)
+            self._around.telemetry.run_finished(final)
+
+    def drain(self) -> None:
+        """Ask the graph to stop before its next step."""
+        if self.execution is not None:
+            self.execution.drain()
+
+    async def execute(self, on_ended: Callable[[Run | None, RoadworthyError | None], None]) -> None:
+        """Run the attempt. ``on_ended`` is told the final row (None: given back or lost) and the failure, if any,
+        as soon as both are stored; threads of the attempt may still be busy then.
+        """
+        async with asyncio.TaskGroup() as group:
+            meter = Meter(self._around.ledger, group, self.run)
+            writer = await self._open()
+            async with self._prepare() as execution:
+                self.execution = execution
+                graph = group.create_task(self._drive(execution, writer, meter))
+                verdict = await self._supervise(graph)
+                if not graph.done():
+                    execution.fence()
+                final = await self._conclude(verdict, execution, writer, meter)
+                on_ended(final, self._failure)
+                await execution.settled()
+
+    async def _open(self) -> EventWriter:
+        if self.run.attempt > 1:
+            calls = await self._around.ledger.of_run(self.run.owner, self.run.run_id)
+            self._tally.inherit(await self._around.log.read(self.run), calls)
+            if self.run.losses:
+                # The call that was in flight when the worker died may have been billed without leaving a trace.
+                self._tally.usage = replace(self._tally.usage, estimated=True)
+        elif self.run.request.kind is InputKind.RESUME:
+            mark = await self._around.runtime.resume_mark(self.run)
+            if mark is not None:
+                await self._around.queue.note_resume_mark(self._lease, mark)
+                self.run = replace(self.run, resume_mark=mark)
+        return await self._around.log.open(self.run)
+
+    def _prepare(self) -> AbstractAsyncContextManager[Execution]:
+        return self._around.runtime.execution(
+            self.run, caps=self._around.caps, deadline_at=self.run.deadline_at, first_on_thread=self.run.ord == 1
+        )
+
+    async def _drive(self, execution: Execution, writer: EventWriter, meter: Meter) -> Outcome | RoadworthyError:
+        """The only task that is ever cancelled. Expected failures are values, so that they end no task group."""
+        outcome: Outcome | None = None
+        try:
+            async for event in execution.events():
+                self._last_progress = self._around.clock.monotonic()
+                if isinstance(event, Completed | Paused | Drained):
+                    outcome = event
+                else:
+                    self._take(event, writer, meter)
+        except RoadworthyError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 -- worker loop: a bug in one attempt must not end its neighbours
+            failed = AgentFailed("the agent failed")
+            failed.__cause__ = error
+            return failed
+        return outcome if outcome is not None else AgentFailed("the agent ended without a result")
+
+    def _take(self, event: RuntimeEvent, writer: EventWriter, meter: Meter) -> None:
+        match event:
+            case Progress():
+                pass
+            case ModelCall():
+                self._model_answered = self._model_answered or event.outcome == "complete"
+                total = self._tally.count(event)
+                meter.record(event)
+                writer.append(UsageReported(call=event, total=total))
+            case Completed() | Paused() | Drained():
+                pass
+            case _:
+                writer.append(event)
+                self._tally.add(event, self._around.clock.now())
+
+    async def _supervise(self, graph: "asyncio.Task[Outcome | RoadworthyError]") -> Verdict:
+        while True:
+            wait = self._seconds_left()
+            done, _ = await asyncio.wait(
+                {graph, self._signal.raised}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED
+            )
+            if graph in done:
+                return self._judge(graph)
+            if self._signal.raised in done:
+                return await self._stop(graph, self._stopped())
+            if (late := self._too_late()) is not None:
+                return await self._stop(graph, late)
+
+    def _seconds_left(self) -> float:
+        deadline = (self.run.deadline_at - self._around.clock.now()).total_seconds()
+        return min(deadline, self._idle_left())
+
+    def _idle_left(self) -> float:
+        """Seconds until the attempt counts as idle. Tools have bounds of their own and may be silent."""
+        limit = self._around.idle_timeout.total_seconds()
+        if self._tally.tools_running:
+            return limit
+        return limit - (self._around.clock.monotonic() - self._last_progress)
+
+    def _too_late(self) -> Verdict | None:
+        if self.run.deadline_at <= self._around.clock.now():
+            allowed = (self.run.deadline_at - self.run.created_at).total_seconds()
+            message = f"the run did not finish within {allowed:g} s"
+        elif self._idle_left() <= 0:
+            message = f"the run made no progress for {self._around.idle_timeout.total_seconds():g} s"
+        else:
+            return None
+        return Verdict(status=RunStatus.TIMEOUT, error=RunError(code="timeout", message=message))
+
+    def _stopped(self) -> Verdict:
+        reason = self._signal.reason
+        if isinstance(reason, CancelReason):
+            error = RunError(code=reason.value, message=_CANCELLED[reason])
+            return Verdict(status=RunStatus.CANCELLED, error=error)
+        return Verdict(status=None)
+
+    async def _stop(self, graph: "asyncio.Task[Outcome | RoadworthyError]", verdict: Verdict) -> Verdict:
+        graph.cancel()
+        await asyncio.wait({graph}, timeout=_CANCEL_GRACE.total_seconds())
+        return verdict
+
+    def _judge(self, graph: "asyncio.Task[Outcome | RoadworthyError]") -> Verdict:
+        if graph.cancelled():
+            # Nobody but the agent itself can have done this: a node that cancels its own task.
+            return self._failed(AgentFailed("the agent cancelled itself"))
+        match graph.result():
+            case Completed() as outcome:
+                return Verdict(status=RunStatus.SUCCESS, outcome=outcome)
+            case Paused() as outcome:
+                return Verdict(status=RunStatus.INTERRUPTED, outcome=outcome)
+            case Drained():
+                return Verdict(status=None)
+            case LeaseLost():
+                return Verdict(status=None, lost=True)
+            case RoadworthyError() as error:
+                return self._failed(error)
+
+    def _failed(self, error: RoadworthyError) -> Verdict:
+        self._failure = error
+        self._around.telemetry.attempt_failed(self.run, error)
+        return Verdict(status=RunStatus.ERROR, error=RunError(code=error.code, message=error.message))
+
+    async def _conclude(self, verdict: Verdict, execution: Execution, writer: EventWriter, meter: Meter) -> Run | None:
+        for call in execution.open_calls():
+            self._take(call, writer, meter)
+        if verdict.lost:
+            writer.close(None)
+            return None
+        if verdict.status is None:
+            await self._insist(meter.flush)
+            await self._insist(lambda: self._around.queue.release(self._lease))
+            writer.close(None)
+            return None
+        final = await self._finish(verdict, verdict.status, writer.take_unflushed(), meter)
+        writer.close(final)
+        if final is not None:
+            self._around.telemetry.run_finished(final)
+        return final
+
+    async def _finish(self, verdict: Verdict, status: RunStatus, events: Sequence[Event], meter: Meter) -> Run | None:
+        outcome = verdict.outcome
+        result = self._tally.result(
+            error=verdict.error,
+            response=None if outcome is None else outcome.response,
+            output=None if outcome is None else outcome.output,
+            structured_response=outcome.structured_response if isinstance(outcome, Completed) else None,
+        )
+
+        # The ledger's write is ahead in the line when the run's end is asked for: one commit carries both.
+        meter.start()
+        await asyncio.sleep(0)
+        final = await self._insist(lambda: self._around.queue.finish(self._lease, status, result, events=events))
+        await self._insist(meter.flush)
+        return final
+
+    async def _insist(self, write: Callable[[], Awaitable[Written]]) -> Written:
+        """A run's end must reach the database: while it is full or locked, keep the slot and try again."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(StorageUnavailable),
+            wait=wait_exponential(multiplier=0.2, max=5),
+            before_sleep=lambda _: self._around.telemetry.worker_note("write_retried", run_id=self.run.run_id),
+        ):
+            with attempt:
+                return await write()
+        raise AssertionError("AsyncRetrying without a stop never ends without a result")

@@ -1,0 +1,47 @@
+"""Recovery of runs whose worker is gone: end them, quarantine them, or put them back in line.
+
+Called by ``bootstrap`` before the worker starts (on SQLite every running row is an orphan then).
+"""
+
+from roadworthy.domain.run import Run, RunError, RunStatus
+from roadworthy.engine.execution import Surroundings
+from roadworthy.engine.tally import orphan_result
+
+MAX_LOSSES = 3
+
+
+async def reap_orphans(around: Surroundings) -> int:
+    """Deal with every orphan. Returns how many were put back in line.
+
+    A cancel request comes first, then the deadline, then the count of losses without progress.
+
+    Raises:
+        StorageUnavailable: the database does not answer.
+    """
+    revived = 0
+    for run in await around.queue.orphans():
+        mark = await around.runtime.progress_mark(run)
+        losses = run.losses + 1 if run.losses and mark == run.progress_mark else 1
+        ending = _ending(run, losses, around)
+        if ending is None:
+            revived += await around.queue.reap(run, losses=losses, progress_mark=mark) is not None
+            continue
+        status, error = ending
+        calls = await around.ledger.of_run(run.owner, run.run_id)
+        result = orphan_result(await around.log.read(run), calls, error)
+        ended = await around.queue.end_orphan(run, status, result)
+        if ended is not None:
+            around.log.ended(ended)
+            around.telemetry.run_finished(ended)
+    return revived
+
+
+def _ending(run: Run, losses: int, around: Surroundings) -> tuple[RunStatus, RunError] | None:
+    if run.cancel_requested is not None:
+        return RunStatus.CANCELLED, RunError(code=run.cancel_requested.value, message="the run was cancelled")
+    if run.deadline_at <= around.clock.now():
+        return RunStatus.TIMEOUT, RunError(code="timeout", message="the run's time was up when the server came back")
+    if losses >= MAX_LOSSES:
+        message = f"the server died {losses} times while it executed the run, without progress in between"
+        return RunStatus.ERROR, RunError(code="poisoned", message=message)
+    return None

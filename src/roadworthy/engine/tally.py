@@ -1,0 +1,102 @@
+"""Adds up what an attempt's events amount to: the run's result so far, complete or partial.
+
+``engine/execution.py`` feeds it; for later attempts it first takes over what earlier ones left in log and ledger.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from roadworthy.domain.event import (
+    ContentDelta,
+    ContentRetracted,
+    Event,
+    InterruptRaised,
+    RunEvent,
+    ToolCallFinished,
+    ToolCallStarted,
+)
+from roadworthy.domain.json import JsonValue
+from roadworthy.domain.run import Interrupt, RunError, RunResult, ToolCall
+from roadworthy.domain.usage import ModelCall, Usage
+
+
+class Tally:
+    """One per attempt. Text is kept per message, so that a retracted message leaves nothing behind."""
+
+    def __init__(self, first_token_at: datetime | None = None) -> None:
+        self.usage = Usage()
+        self.tools_running = 0
+        self._texts: dict[str, list[str]] = {}
+        self._tools: dict[str, ToolCall] = {}
+        self._interrupts: tuple[Interrupt, ...] = ()
+        self._first_token_at = first_token_at
+
+    def inherit(self, events: Sequence[Event], calls: Iterable[ModelCall]) -> None:
+        """Take over the finished tool calls and the model calls of earlier attempts."""
+        for event in events:
+            if isinstance(event.body, ToolCallStarted | ToolCallFinished):
+                self.add(event.body)
+        self._tools = {id_: call for id_, call in self._tools.items() if call.duration_ms is not None}
+        self.tools_running = 0
+        self.usage = Usage().plus(calls)
+
+    def add(self, body: RunEvent, moment: datetime | None = None) -> None:
+        """Count one event."""
+        match body:
+            case ContentDelta():
+                self._texts.setdefault(body.message_id, []).append(body.text)
+                if self._first_token_at is None:
+                    self._first_token_at = moment
+            case ContentRetracted():
+                self._texts.pop(body.message_id, None)
+            case ToolCallStarted():
+                self._tools[body.id] = ToolCall(id=body.id, name=body.name, args=body.args)
+                self.tools_running += 1
+            case ToolCallFinished():
+                self._finish_tool(body)
+            case InterruptRaised():
+                self._interrupts = body.interrupts
+            case _:
+                pass
+
+    def count(self, call: ModelCall) -> Usage:
+        """Count one model call; returns the new sum."""
+        self.usage = self.usage.plus((call,))
+        return self.usage
+
+    def result(
+        self,
+        *,
+        error: RunError | None = None,
+        response: str | None = None,
+        output: JsonValue = None,
+        structured_response: JsonValue = None,
+    ) -> RunResult:
+        """What the run amounts to. Without ``response`` the partial text of the last message stands in."""
+        return RunResult(
+            response=self._partial_text() if response is None else response,
+            output=output,
+            structured_response=structured_response,
+            tool_calls=tuple(self._tools.values()),
+            interrupts=self._interrupts,
+            usage=self.usage,
+            error=error,
+            first_token_at=self._first_token_at,
+        )
+
+    def _finish_tool(self, body: ToolCallFinished) -> None:
+        started = self._tools.get(body.id) or ToolCall(id=body.id, name=body.name, args=None)
+        self._tools[body.id] = replace(started, result=body.result, error=body.error, duration_ms=body.duration_ms)
+        self.tools_running = max(0, self.tools_running - 1)
+
+    def _partial_text(self) -> str:
+        return "".join(next(reversed(self._texts.values()), []))
+
+
+def orphan_result(events: Sequence[Event], calls: Iterable[ModelCall], error: RunError) -> RunResult:
+    """The result of a run that ends without another attempt; its usage may miss the call in flight at the crash."""
+    tally = Tally()
+    tally.inherit(events, calls)
+    tally.usage = replace(tally.usage, estimated=True)
+    return tally.result(error=error)

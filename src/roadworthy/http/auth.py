@@ -1,0 +1,74 @@
+"""Authorization header → Principal. The first thing a route does, before a byte of the body is read.
+
+Called by every route through ``Caller``; calls ``services/keys.py``. No key is logged or echoed.
+"""
+
+from dataclasses import replace
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from roadworthy.domain.errors import InvalidRequest, PermissionDenied, Unauthenticated
+from roadworthy.domain.ids import TenantId, UserId, parse_user_id
+from roadworthy.domain.principal import USER_SCOPES, Owner, Principal, Scope
+from roadworthy.http.deps import web_of
+
+ON_BEHALF_OF = "X-On-Behalf-Of"
+LOCAL = Principal(owner=Owner(tenant=TenantId("default"), user=UserId("local")), scopes=frozenset(Scope))
+_MAX_KEY = 512
+
+
+async def authenticate(request: Request) -> Principal:
+    """Who is calling: the owner of the key, or the user for whom a backend's key speaks.
+
+    Raises:
+        Unauthenticated: no key, several different ones, or one that opens nothing.
+        PermissionDenied: ``X-On-Behalf-Of`` without the scope for it; a foreign host name on a server without auth.
+        InvalidRequest: ``X-On-Behalf-Of`` is no user name.
+    """
+    web = web_of(request)
+    if web.auth:
+        principal = await web.services.keys.authenticate(_key_of(request))
+    else:
+        _require_local_host(request)
+        principal = LOCAL
+    user = request.headers.get(ON_BEHALF_OF)
+    return principal if user is None else _on_behalf_of(principal, user)
+
+
+Caller = Annotated[Principal, Depends(authenticate)]
+
+
+def _key_of(request: Request) -> str:
+    keys = {key.strip() for key in request.headers.getlist("x-api-key")}
+    for value in request.headers.getlist("authorization"):
+        scheme, _, token = value.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            keys.add(token.strip())
+    if not keys:
+        raise Unauthenticated("An API key is required: send it as `Authorization: Bearer …` or `x-api-key`.")
+    if len(keys) > 1:
+        raise Unauthenticated("The request carries two different API keys.")
+    key = keys.pop()
+    if not key or len(key) > _MAX_KEY or not key.isascii():
+        raise Unauthenticated("The API key is not valid.")
+    return key
+
+
+def _on_behalf_of(principal: Principal, user: str) -> Principal:
+    principal.require(Scope.RUNS_ON_BEHALF)
+    try:
+        owner = replace(principal.owner, user=parse_user_id(user))
+    except InvalidRequest as exc:
+        raise InvalidRequest(exc.message, field=ON_BEHALF_OF) from None
+    held = USER_SCOPES if Scope.ADMIN in principal.scopes else principal.scopes & USER_SCOPES
+    return replace(principal, owner=owner, scopes=held)
+
+
+def _require_local_host(request: Request) -> None:
+    """Refuse host names from elsewhere: a web page whose name was pointed at 127.0.0.1 must not reach the agents."""
+    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    if host != "localhost" and not host.endswith(".localhost") and not host.startswith("127.") and host != "::1":
+        raise PermissionDenied("without auth the server answers only under a loopback name such as 127.0.0.1")

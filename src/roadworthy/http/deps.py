@@ -1,0 +1,143 @@
+"""What routes are given: the services, the limits of the web side, and the caller's request id.
+
+``app.py`` puts a ``Web`` into the application's state; routes see it only through the ``Annotated`` aliases here. The
+protocols name the part of each service that the web side uses; ``bootstrap.py`` hands in the real ones.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Protocol
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from roadworthy.domain.agent import Agent
+from roadworthy.domain.event import Event, EventId
+from roadworthy.domain.json import JsonValue
+from roadworthy.domain.page import Page
+from roadworthy.domain.principal import Principal
+from roadworthy.domain.run import DisconnectPolicy, Run
+from roadworthy.domain.thread import Thread
+from roadworthy.ports.queue import Accepted, IdempotencyRecord
+from roadworthy.services.readiness import Problem
+from roadworthy.services.runs import CreateRun
+from roadworthy.services.threads import ThreadView
+
+
+class Runs(Protocol):
+    """See ``services/runs.py``."""
+
+    async def create(self, principal: Principal, command: CreateRun) -> Accepted: ...
+    async def get(self, principal: Principal, run_id: str) -> Run: ...
+    async def wait(self, run: Run) -> Run: ...
+    async def cancel(self, principal: Principal, run_id: str) -> Run: ...
+    async def disconnected(self, run: Run) -> None: ...
+    async def resume(
+        self,
+        principal: Principal,
+        run_id: str,
+        value: JsonValue,
+        *,
+        request_id: str,
+        idempotency: IdempotencyRecord | None,
+        on_disconnect: DisconnectPolicy,
+    ) -> Accepted: ...
+
+
+class Streams(Protocol):
+    """See ``services/streams.py``."""
+
+    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]: ...
+
+
+class Threads(Protocol):
+    """See ``services/threads.py``."""
+
+    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[Thread]: ...
+    async def get(self, principal: Principal, thread_id: str) -> ThreadView: ...
+    async def erase(self, principal: Principal, thread_id: str) -> None: ...
+
+
+class Keys(Protocol):
+    """See ``services/keys.py``."""
+
+    async def authenticate(self, text: str) -> Principal: ...
+
+
+class Agents(Protocol):
+    """See ``services/agents.py``."""
+
+    def list(self, principal: Principal) -> Sequence[Agent]: ...
+
+
+class Readiness(Protocol):
+    """See ``services/readiness.py``."""
+
+    @property
+    def draining(self) -> bool: ...
+    async def problems(self) -> Sequence[Problem]: ...
+    def degraded(self) -> Sequence[Problem]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """Every use case that the web side reaches."""
+
+    runs: Runs
+    streams: Streams
+    threads: Threads
+    keys: Keys
+    agents: Agents
+    readiness: Readiness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpLimits:
+    """Bounds of the web side. ``body_max`` in bytes, ``message_max`` in characters."""
+
+    body_max: int = 4_000_000
+    message_max: int = 4_000
+    stream_heartbeat: timedelta = timedelta(seconds=15)
+    slow_reader_timeout: timedelta = timedelta(seconds=30)
+    cors_origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    """What the application's state holds. ``auth`` False: every caller is the local user."""
+
+    services: Services
+    limits: HttpLimits
+    auth: bool
+    version: str
+
+
+def web_of(request: Request) -> Web:
+    """The ``Web`` that ``app.py`` put into the application's state."""
+    web = request.app.state.web
+    if not isinstance(web, Web):
+        raise TypeError("the application was not built by build_app")
+    return web
+
+
+async def _web(request: Request) -> Web:
+    return web_of(request)
+
+
+async def _services(request: Request) -> Services:
+    return web_of(request).services
+
+
+async def _limits(request: Request) -> HttpLimits:
+    return web_of(request).limits
+
+
+async def _request_id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+WebState = Annotated[Web, Depends(_web)]
+ServicesOf = Annotated[Services, Depends(_services)]
+LimitsOf = Annotated[HttpLimits, Depends(_limits)]
+RequestId = Annotated[str, Depends(_request_id)]

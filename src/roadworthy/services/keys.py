@@ -1,0 +1,207 @@
+"""API keys: making them, checking them, ending them.
+
+A key reads ``rw_live_<id:12><secret:32><checksum:6>`` in base 62. It is shown once; what is stored is HMAC-SHA256 of
+the whole text with a pepper. ``http/auth.py`` authenticates with it, ``cli/keys.py`` administers it.
+"""
+
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from roadworthy.domain.errors import ConfigError, NotFound, Unauthenticated
+from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
+from roadworthy.domain.principal import USER_SCOPES, ApiKey, Owner, Principal, Scope
+from roadworthy.ports.clock import Clock
+from roadworthy.ports.store import KeyStore
+
+PREFIX = "rw_live_"
+DEFAULT_TENANT = TenantId("default")
+ADMIN_USER = UserId("admin")
+ALL_SCOPES = frozenset(Scope)
+
+_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_ID, _SECRET, _CHECKSUM = 12, 32, 6
+_OURS = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_ID + _SECRET + _CHECKSUM}}}")
+_GIVEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{8,200}}")
+_REFUSED = "the API key is missing, unknown, revoked or expired"
+_CACHE_SIZE = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key that was just made. ``text`` exists nowhere else."""
+
+    key: ApiKey
+    text: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.key.key_id})"
+
+
+class Keys:
+    """``cache_for``: how long a found key may be believed without asking the database: revocation takes that long."""
+
+    def __init__(
+        self, store: KeyStore, clock: Clock, pepper: bytes, *, cache_for: timedelta = timedelta(seconds=2)
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._pepper = pepper
+        self._cache_for = cache_for.total_seconds()
+        self._cache: dict[KeyId, tuple[ApiKey, float]] = {}
+
+    async def authenticate(self, text: str) -> Principal:
+        """The caller behind a key.
+
+        Raises:
+            Unauthenticated: it is malformed, unknown, revoked or expired; the message does not say which.
+            StorageUnavailable: the database does not answer; a key is never believed unseen.
+        """
+        key_id = self._id_of(text)
+        key = None if key_id is None else await self._lookup(key_id)
+        if key is None or not hmac.compare_digest(key.digest, self._digest(text)):
+            raise Unauthenticated(_REFUSED)
+        if not key.usable_at(self._clock.now()):
+            raise Unauthenticated(_REFUSED)
+        return Principal(owner=key.owner, scopes=key.scopes, key_id=key.key_id, agents=key.agents)
+
+    async def create(
+        self,
+        owner: Owner,
+        *,
+        name: str = "",
+        scopes: frozenset[Scope] = USER_SCOPES,
+        agents: frozenset[AgentName] | None = None,
+        expires_in: timedelta | None = None,
+    ) -> NewKey:
+        """Make a key and store its digest.
+
+        Raises:
+            StorageUnavailable: it was not stored.
+        """
+        while True:
+            text = _generate()
+            key = self._key(text, KeyId(text[len(PREFIX) :][:_ID]), owner, name, scopes, agents, expires_in)
+            if await self._store.insert(key):
+                return NewKey(key=key, text=text)
+
+    async def rotate(self, tenant: TenantId | None, key_id: KeyId, *, grace: timedelta) -> NewKey:
+        """A new key with the rights of an old one, which stays usable for ``grace``.
+
+        Raises:
+            NotFound: there is no such usable key.
+        """
+        old = await self._store.find(key_id)
+        now = self._clock.now()
+        if old is None or (tenant is not None and old.owner.tenant != tenant) or not old.usable_at(now):
+            raise NotFound(f"there is no usable key {key_id}")
+        new = await self.create(old.owner, name=old.name, scopes=old.scopes, agents=old.agents)
+        ends = now + grace
+        expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
+        await self._store.end(tenant, key_id, revoked_at=None, expires_at=expires_at)
+        self._cache.pop(key_id, None)
+        return new
+
+    async def revoke(self, tenant: TenantId | None, key_id: KeyId) -> None:
+        """End a key now; running servers notice within seconds.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        if not await self._store.end(tenant, key_id, revoked_at=self._clock.now(), expires_at=None):
+            raise NotFound(f"there is no key {key_id}")
+        self._cache.pop(key_id, None)
+
+    async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
+        """Keys without their text, oldest first."""
+        return await self._store.list(tenant)
+
+    async def register_admin(self, text: str) -> None:
+        """Make a given text an admin key. Idempotent.
+
+        Raises:
+            ConfigError: it does not look like a key.
+        """
+        key_id = self._id_of(text)
+        if key_id is None:
+            raise ConfigError(f"the admin key must be {PREFIX} and at least 8 characters of A-Z a-z 0-9 _ -")
+        owner = Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER)
+        await self._store.insert(self._key(text, key_id, owner, "given at start", ALL_SCOPES, None, None))
+
+    async def first_admin(self) -> NewKey | None:
+        """An admin key when there is no key at all yet, else None."""
+        if await self._store.any():
+            return None
+        return await self.create(
+            Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER), name="made at the first start", scopes=ALL_SCOPES
+        )
+
+    async def _lookup(self, key_id: KeyId) -> ApiKey | None:
+        now = self._clock.monotonic()
+        cached = self._cache.get(key_id)
+        if cached is not None and now - cached[1] < self._cache_for:
+            return cached[0]
+        key = await self._store.find(key_id)
+        if key is None:
+            self._cache.pop(key_id, None)
+            return None
+        if len(self._cache) >= _CACHE_SIZE:
+            self._cache.clear()
+        self._cache[key_id] = (key, now)
+        return key
+
+    def _id_of(self, text: str) -> KeyId | None:
+        """The public id inside a key of ours; for a given admin key, an id derived from it. None: no key at all."""
+        if _OURS.fullmatch(text):
+            body, checksum = text[len(PREFIX) : -_CHECKSUM], text[-_CHECKSUM:]
+            if hmac.compare_digest(checksum, _checksum(body)):
+                return KeyId(body[:_ID])
+        if _GIVEN.fullmatch(text):
+            return KeyId("given-" + self._digest(text).hex()[:12])
+        return None
+
+    def _digest(self, text: str) -> bytes:
+        return hmac.new(self._pepper, text.encode(), hashlib.sha256).digest()
+
+    def _key(
+        self,
+        text: str,
+        key_id: KeyId,
+        owner: Owner,
+        name: str,
+        scopes: frozenset[Scope],
+        agents: frozenset[AgentName] | None,
+        expires_in: timedelta | None,
+    ) -> ApiKey:
+        now = self._clock.now()
+        return ApiKey(
+            key_id=key_id,
+            owner=owner,
+            name=name,
+            digest=self._digest(text),
+            scopes=scopes,
+            agents=agents,
+            created_at=now,
+            expires_at=None if expires_in is None else now + expires_in,
+        )
+
+
+def _generate() -> str:
+    body = "".join(secrets.choice(_ALPHABET) for _ in range(_ID + _SECRET))
+    return PREFIX + body + _checksum(body)
+
+
+def _checksum(body: str) -> str:
+    """CRC-32 in base 62, so that secret scanners and typing errors are told apart without a look-up."""
+    number = binascii.crc32(body.encode())
+    digits = ""
+    for _ in range(_CHECKSUM):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits

@@ -1,0 +1,45 @@
+"""Whether the process can serve: what is wrong, by name. Behind ``/readyz`` and ``doctor``."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from roadworthy.ports.dispatch import Dispatcher
+
+Probe = Callable[[], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """``name`` is the part at fault (database, checkpoints, draining, slots, provider), ``detail`` is safe to show."""
+
+    name: str
+    detail: str
+
+
+class Readiness:
+    """``probes`` return None when their part is well, else what is wrong; they never raise."""
+
+    def __init__(self, dispatcher: Dispatcher, probes: Mapping[str, Probe]) -> None:
+        self._dispatcher = dispatcher
+        self._probes = probes
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process is shutting down."""
+        return self._dispatcher.draining
+
+    async def problems(self) -> Sequence[Problem]:
+        """Why traffic should go elsewhere; empty when it need not."""
+        if self.draining:
+            return [Problem(name="draining", detail="the server is shutting down")]
+        found = [Problem(name="slots", detail="every slot is held by threads of ended runs")] * self._dispatcher.stuck()
+        for name, probe in self._probes.items():
+            detail = await probe()
+            if detail is not None:
+                found.append(Problem(name=name, detail=detail))
+        return found
+
+    def degraded(self) -> Sequence[Problem]:
+        """What is wrong outside of this process: a model provider's trouble does not make the server unready."""
+        trouble = self._dispatcher.provider_trouble()
+        return [] if trouble is None else [Problem(name="provider", detail=trouble)]

@@ -1,0 +1,83 @@
+"""Threads as their owner sees them: list, read with messages and runs, erase."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from roadworthy.domain.errors import InvalidRequest, NotFound, ThreadBusy
+from roadworthy.domain.ids import parse_thread_id
+from roadworthy.domain.json import JsonValue
+from roadworthy.domain.page import Page
+from roadworthy.domain.principal import Principal, Scope
+from roadworthy.domain.run import Run
+from roadworthy.domain.thread import Message, Thread, ThreadRef
+from roadworthy.ports.runtime import AgentRuntime
+from roadworthy.ports.store import RunStore, ThreadStore
+
+RUNS_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadView:
+    """A thread with what it holds. ``runs``: the latest 50, latest first."""
+
+    thread: Thread
+    messages: tuple[Message, ...]
+    values: JsonValue
+    runs: Sequence[Run]
+
+
+class Threads:
+    """See the module."""
+
+    def __init__(self, *, threads: ThreadStore, runs: RunStore, runtime: AgentRuntime) -> None:
+        self._threads = threads
+        self._runs = runs
+        self._runtime = runtime
+
+    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[Thread]:
+        """Own threads, the latest used first.
+
+        Raises:
+            PermissionDenied: the key may not read.
+            InvalidRequest: the cursor is none of ours.
+        """
+        principal.require(Scope.RUNS_READ)
+        return await self._threads.list(principal.owner, limit=limit, cursor=cursor)
+
+    async def get(self, principal: Principal, thread_id: str) -> ThreadView:
+        """One own thread.
+
+        Raises:
+            PermissionDenied: the key may not read.
+            NotFound: there is no such thread for this caller.
+        """
+        principal.require(Scope.RUNS_READ)
+        thread = await self._threads.get(_ref(principal, thread_id))
+        state = await self._runtime.thread_state(thread.agent, thread.ref)
+        runs = await self._runs.list_of_thread(principal.owner, thread.ref.thread_id, limit=RUNS_SHOWN, cursor=None)
+        return ThreadView(thread=thread, messages=state.messages, values=state.values, runs=runs.items)
+
+    async def erase(self, principal: Principal, thread_id: str) -> None:
+        """Delete an own thread with its checkpoints, runs and events. Ledger rows stay, they hold no content.
+
+        Raises:
+            PermissionDenied: the key may not write.
+            NotFound: there is no such thread for this caller.
+            ThreadBusy: a run of it is unfinished.
+        """
+        principal.require(Scope.RUNS_WRITE)
+        ref = _ref(principal, thread_id)
+        thread = await self._threads.get(ref)
+        if thread.active_run is not None:
+            raise ThreadBusy("a run of the thread is unfinished; cancel it first")
+        # Checkpoints go first: a crash in between leaves an empty thread, never state without an owner's row.
+        await self._runtime.erase_thread(ref)
+        if not await self._threads.erase(ref):
+            raise NotFound("there is no such thread")
+
+
+def _ref(principal: Principal, thread_id: str) -> ThreadRef:
+    try:
+        return ThreadRef(owner=principal.owner, thread_id=parse_thread_id(thread_id))
+    except InvalidRequest:
+        raise NotFound("there is no such thread") from None

@@ -1,0 +1,195 @@
+"""The assistant, driven through the real Anthropic client against the fake provider and its ledger."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from datetime import timedelta
+
+import anthropic
+import pytest
+from langchain_core.messages import AIMessageChunk
+
+from roadworthy.agents.assistant import AssistantConfig, AssistantGraph, build
+from roadworthy.agents.models import verify_model
+from roadworthy.agents.retry import RetryPolicy
+from tests.support.provider.fake import FakeProvider
+from tests.support.provider.ledger import LedgerEntry
+from tests.support.provider.script import Fault, Turn
+
+MODEL = "anthropic:claude-sonnet-5"
+QUICK = RetryPolicy(first_wait=timedelta(milliseconds=1))
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[FakeProvider]:
+    async with FakeProvider() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "good")
+
+
+def _assistant(
+    url: str, *, model: str = MODEL, retry: RetryPolicy = QUICK, fallback_model: str | None = None
+) -> AssistantGraph:
+    return build(AssistantConfig(model=model, base_url=url, retry=retry, fallback_model=fallback_model))
+
+
+async def _ask(assistant: AssistantGraph, question: str = "Say something") -> str:
+    """Run one turn as the server does, streaming from the provider, and return the text of the last message."""
+    last: str = ""
+    texts: dict[str | None, str] = {}
+    stream = assistant.astream({"messages": [{"role": "user", "content": question}]}, stream_mode="messages")
+    async with asyncio.timeout(20):
+        async for part in stream:
+            match part:
+                case (AIMessageChunk() as chunk, _):
+                    last = texts[chunk.id] = texts.get(chunk.id, "") + chunk.text
+                case _:
+                    continue
+    return last
+
+
+def _outcomes(entries: Iterable[LedgerEntry]) -> list[str]:
+    return [entry.outcome for entry in entries]
+
+
+async def test_an_overload_inside_the_stream_is_retried_until_it_answers(provider: FakeProvider) -> None:
+    overloaded = Turn(text="half of an answer that is never", fault=Fault(kind="error", at=2, status=529))
+    provider.script(overloaded, overloaded, Turn(text="All is well."))
+    assert await _ask(_assistant(provider.url)) == "All is well."
+    assert _outcomes(provider.ledger) == ["error:529", "error:529", "complete"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 529])
+async def test_an_overload_before_the_stream_is_retried(provider: FakeProvider, status: int) -> None:
+    provider.script(Turn(fault=Fault(kind="error", status=status)), Turn(text="All is well."))
+    assert await _ask(_assistant(provider.url)) == "All is well."
+    assert _outcomes(provider.ledger) == [f"error:{status}", "complete"]
+
+
+async def test_the_provider_is_not_asked_again_before_its_retry_after(provider: FakeProvider) -> None:
+    provider.script(Turn(fault=Fault(kind="error", status=429, retry_after=1)), Turn(text="All is well."))
+    assert await _ask(_assistant(provider.url)) == "All is well."
+    first, second = provider.ledger
+    assert first.ended_mono is not None
+    assert second.received_mono - first.ended_mono >= 0.95
+
+
+async def test_a_retry_after_beyond_the_bound_ends_the_trying_at_once(provider: FakeProvider) -> None:
+    provider.script(Turn(fault=Fault(kind="error", status=429, retry_after=3600)), Turn(text="Too late."))
+    with pytest.raises(anthropic.RateLimitError) as raised:
+        await _ask(_assistant(provider.url))
+    assert raised.value.response.headers["retry-after"] == "3600"
+    assert _outcomes(provider.ledger) == ["error:429"]
+
+
+async def test_an_overload_for_ever_ends_after_the_allowed_retries(provider: FakeProvider) -> None:
+    provider.script(*[Turn(fault=Fault(kind="error", status=529))] * 9)
+    policy = RetryPolicy(max_retries=2, first_wait=timedelta(milliseconds=1))
+    with pytest.raises(anthropic.APIStatusError):
+        await _ask(_assistant(provider.url, retry=policy))
+    assert _outcomes(provider.ledger) == ["error:529"] * 3
+
+
+async def test_a_refused_key_is_not_retried(provider: FakeProvider) -> None:
+    provider.script(Turn(fault=Fault(kind="error", status=401)), Turn(text="Never."))
+    with pytest.raises(anthropic.AuthenticationError):
+        await _ask(_assistant(provider.url))
+    assert _outcomes(provider.ledger) == ["error:401"]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+async def test_a_request_that_can_never_work_is_not_retried(provider: FakeProvider, status: int) -> None:
+    provider.script(Turn(fault=Fault(kind="error", status=status)), Turn(text="Never."))
+    with pytest.raises(anthropic.APIStatusError):
+        await _ask(_assistant(provider.url))
+    assert len(provider.ledger) == 1
+
+
+async def test_an_invalid_request_reported_inside_the_stream_is_not_retried(provider: FakeProvider) -> None:
+    provider.script(Turn(text="one two three", fault=Fault(kind="error", at=1, status=400)), Turn(text="Never."))
+    with pytest.raises(anthropic.APIStatusError):
+        await _ask(_assistant(provider.url))
+    assert len(provider.ledger) == 1
+
+
+@pytest.mark.parametrize("kind", ["reset", "garbage"])
+async def test_a_broken_stream_is_retried(provider: FakeProvider, kind: str) -> None:
+    fault = Fault(kind="reset", at=2) if kind == "reset" else Fault(kind="garbage", at=2)
+    provider.script(Turn(text="one two three four five", fault=fault), Turn(text="All is well."))
+    assert await _ask(_assistant(provider.url)) == "All is well."
+    assert _outcomes(provider.ledger) == [kind, "complete"]
+
+
+async def test_a_provider_that_cannot_be_reached_ends_after_the_allowed_retries() -> None:
+    async with FakeProvider() as provider:
+        gone = provider.url
+    with pytest.raises(anthropic.APIConnectionError):
+        await _ask(_assistant(gone, retry=RetryPolicy(max_retries=1, first_wait=timedelta(milliseconds=1))))
+
+
+async def test_the_fallback_takes_over_when_the_retries_gave_up(provider: FakeProvider) -> None:
+    provider.script(*[Turn(fault=Fault(kind="error", status=529))] * 2, Turn(text="From the other model."))
+    policy = RetryPolicy(max_retries=1, first_wait=timedelta(milliseconds=1))
+    assistant = _assistant(provider.url, retry=policy, fallback_model="anthropic:claude-haiku-4-5")
+    assert await _ask(assistant) == "From the other model."
+    assert [entry.model for entry in provider.ledger] == ["claude-sonnet-5"] * 2 + ["claude-haiku-4-5"]
+
+
+async def test_it_answers_without_an_event_loop_too(provider: FakeProvider) -> None:
+    provider.script(Turn(fault=Fault(kind="error", status=529)), Turn(text="All is well."))
+    assistant = _assistant(provider.url)
+
+    def ask() -> object:
+        return assistant.invoke({"messages": [{"role": "user", "content": "Say something"}]})["messages"][-1].text
+
+    assert await asyncio.to_thread(ask) == "All is well."
+
+
+async def test_the_prompt_is_marked_for_the_providers_cache() -> None:
+    bodies: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length"))
+        bodies.put_nowait(await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(anthropic.BadRequestError):
+            await _ask(_assistant(f"http://127.0.0.1:{port}"))
+    body = json.loads(await bodies.get())
+    assert body["system"][-1]["cache_control"]["type"] == "ephemeral"
+    assert body["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "verdict"),
+    [
+        ("claude-sonnet-5", "good", "ok"),
+        ("claude-sonnet-4-5", "good", "deprecated"),
+        ("claude-3-opus-20240229", "good", "retired"),
+        ("claude-sonet-5", "good", "unknown_model"),
+        ("claude-sonnet-5", "bad", "refused"),
+    ],
+)
+async def test_the_provider_is_asked_about_key_and_model(
+    provider: FakeProvider, model: str, key: str, verdict: str
+) -> None:
+    check = await verify_model(f"anthropic:{model}", key, provider.url)
+    assert check.verdict == verdict
+    assert key not in check.detail
+
+
+async def test_a_provider_that_cannot_be_reached_is_named() -> None:
+    async with FakeProvider() as provider:
+        gone = provider.url
+    check = await verify_model(MODEL, "good", gone)
+    assert check.verdict == "unreachable"
+    assert gone in check.detail
