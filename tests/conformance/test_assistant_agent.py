@@ -7,11 +7,17 @@ from datetime import timedelta
 
 import anthropic
 import pytest
+from langchain.agents.middleware.types import InputAgentState
+from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessageChunk
+from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import GraphBubbleUp
 
 from roadworthy.agents.assistant import AssistantConfig, AssistantGraph, build
 from roadworthy.agents.models import verify_model
 from roadworthy.agents.retry import RetryPolicy
+from roadworthy.domain.errors import ProviderUnavailable
 from tests.support.provider.fake import FakeProvider
 from tests.support.provider.ledger import LedgerEntry
 from tests.support.provider.script import Fault, Turn
@@ -37,11 +43,12 @@ def _assistant(
     return build(AssistantConfig(model=model, base_url=url, retry=retry, fallback_model=fallback_model))
 
 
-async def _ask(assistant: AssistantGraph, question: str = "Say something") -> str:
+async def _ask(assistant: AssistantGraph, *, config: RunnableConfig | None = None) -> str:
     """Run one turn as the server does, streaming from the provider, and return the text of the last message."""
     last: str = ""
     texts: dict[str | None, str] = {}
-    stream = assistant.astream({"messages": [{"role": "user", "content": question}]}, stream_mode="messages")
+    question: InputAgentState = {"messages": [{"role": "user", "content": "Say something"}]}
+    stream = assistant.astream(question, config, stream_mode="messages")
     async with asyncio.timeout(20):
         async for part in stream:
             match part:
@@ -124,6 +131,43 @@ async def test_a_broken_stream_is_retried(provider: FakeProvider, kind: str) -> 
     assert _outcomes(provider.ledger) == [kind, "complete"]
 
 
+class _CutStreamGuard(AsyncCallbackHandler):
+    """Does what the server does with a message that lacks its stop reason."""
+
+    raise_error = True
+
+    async def on_llm_end(self, response: LLMResult, **kwargs: object) -> None:
+        for generations in response.generations:
+            for generation in generations:
+                assert isinstance(generation, ChatGeneration)
+                if "stop_reason" not in generation.message.response_metadata:
+                    raise ProviderUnavailable("the provider cut its stream")
+
+
+async def test_a_stream_that_the_server_found_cut_is_retried(provider: FakeProvider) -> None:
+    provider.script(Turn(text="one two three four five", fault=Fault(kind="cut", at=2)), Turn(text="All is well."))
+    guarded = RunnableConfig(callbacks=[_CutStreamGuard()])
+    assert await _ask(_assistant(provider.url), config=guarded) == "All is well."
+    assert _outcomes(provider.ledger) == ["cut", "complete"]
+
+
+class _Stop(AsyncCallbackHandler):
+    """Stops the run before a call, as a budget does."""
+
+    raise_error = True
+
+    async def on_chat_model_start(self, *args: object, **kwargs: object) -> None:
+        raise GraphBubbleUp
+
+
+async def test_a_stop_of_the_run_is_neither_retried_nor_answered_by_the_fallback(provider: FakeProvider) -> None:
+    assistant = _assistant(provider.url, fallback_model="anthropic:claude-haiku-4-5")
+    stopped = RunnableConfig(callbacks=[_Stop()])
+    with pytest.raises(GraphBubbleUp):
+        await _ask(assistant, config=stopped)
+    assert provider.ledger == ()
+
+
 async def test_a_provider_that_cannot_be_reached_ends_after_the_allowed_retries() -> None:
     async with FakeProvider() as provider:
         gone = provider.url
@@ -147,6 +191,17 @@ async def test_it_answers_without_an_event_loop_too(provider: FakeProvider) -> N
         return assistant.invoke({"messages": [{"role": "user", "content": "Say something"}]})["messages"][-1].text
 
     assert await asyncio.to_thread(ask) == "All is well."
+
+
+def test_web_search_is_a_tool_only_when_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAVILY_API_KEY", "tvly-x")
+    assert "tools" not in build(AssistantConfig()).get_graph().nodes
+    assert "tools" in build(AssistantConfig(tavily=True)).get_graph().nodes
+
+
+def test_an_unknown_provider_is_named_when_the_agent_is_built() -> None:
+    with pytest.raises(ValueError, match="nonesuch"):
+        build(AssistantConfig(model="nonesuch:model"))
 
 
 async def test_the_prompt_is_marked_for_the_providers_cache() -> None:

@@ -14,7 +14,7 @@ from roadworthy.domain.json import JsonValue
 from roadworthy.domain.run import Interrupt, RunError, RunStatus
 from roadworthy.domain.usage import ModelCall, Usage
 
-_EVENT_ID = re.compile(r"(\d{1,9})-(\d{1,9})-(\d{1,9})")
+_EVENT_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-([0-9]{1,9})")
 
 
 class EventId(NamedTuple):

@@ -3,6 +3,7 @@
 Called by every route through ``Caller``; calls ``services/keys.py``. No key is logged or echoed.
 """
 
+import ipaddress
 from dataclasses import replace
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -69,6 +70,13 @@ def _on_behalf_of(principal: Principal, user: str) -> Principal:
 
 def _require_local_host(request: Request) -> None:
     """Refuse host names from elsewhere: a web page whose name was pointed at 127.0.0.1 must not reach the agents."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    if host != "localhost" and not host.endswith(".localhost") and not host.startswith("127.") and host != "::1":
-        raise PermissionDenied("without auth the server answers only under a loopback name such as 127.0.0.1")
+    if not _is_loopback(request.headers.get("host", "")):
+        raise PermissionDenied("Without auth the server answers only under a loopback name such as 127.0.0.1.")
+
+
+def _is_loopback(host_header: str) -> bool:
+    try:
+        host = urlsplit(f"//{host_header}").hostname or ""
+        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

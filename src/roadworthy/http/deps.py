@@ -28,11 +28,26 @@ from roadworthy.services.threads import ThreadView
 class Runs(Protocol):
     """See ``services/runs.py``."""
 
-    async def create(self, principal: Principal, command: CreateRun) -> Accepted: ...
-    async def get(self, principal: Principal, run_id: str) -> Run: ...
-    async def wait(self, run: Run) -> Run: ...
-    async def cancel(self, principal: Principal, run_id: str) -> Run: ...
-    async def disconnected(self, run: Run) -> None: ...
+    async def create(self, principal: Principal, command: CreateRun) -> Accepted:
+        """Accept a run, or join the one with the same idempotency key."""
+        ...
+
+    async def get(self, principal: Principal, run_id: str) -> Run:
+        """One own run."""
+        ...
+
+    async def wait(self, run: Run) -> Run:
+        """The run's final row."""
+        ...
+
+    async def cancel(self, principal: Principal, run_id: str) -> Run:
+        """Stop an own run."""
+        ...
+
+    async def disconnected(self, run: Run) -> None:
+        """Apply the run's policy: the connection that created it has ended."""
+        ...
+
     async def resume(
         self,
         principal: Principal,
@@ -42,42 +57,61 @@ class Runs(Protocol):
         request_id: str,
         idempotency: IdempotencyRecord | None,
         on_disconnect: DisconnectPolicy,
-    ) -> Accepted: ...
+    ) -> Accepted:
+        """Go on behind a run, in a new one."""
+        ...
 
 
 class Streams(Protocol):
     """See ``services/streams.py``."""
 
-    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]: ...
+    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+        """Batches of events behind ``after``, to the end of the run or until the server drains."""
+        ...
 
 
 class Threads(Protocol):
     """See ``services/threads.py``."""
 
-    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[Thread]: ...
-    async def get(self, principal: Principal, thread_id: str) -> ThreadView: ...
-    async def erase(self, principal: Principal, thread_id: str) -> None: ...
+    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[Thread]:
+        """Own threads, the latest used first."""
+        ...
+
+    async def get(self, principal: Principal, thread_id: str) -> ThreadView:
+        """One own thread with what it holds."""
+        ...
+
+    async def erase(self, principal: Principal, thread_id: str) -> None:
+        """Delete an own thread."""
+        ...
 
 
 class Keys(Protocol):
     """See ``services/keys.py``."""
 
-    async def authenticate(self, text: str) -> Principal: ...
+    async def authenticate(self, text: str) -> Principal:
+        """The caller behind a key."""
+        ...
 
 
 class Agents(Protocol):
     """See ``services/agents.py``."""
 
-    def list(self, principal: Principal) -> Sequence[Agent]: ...
+    def list(self, principal: Principal) -> Sequence[Agent]:
+        """Agents that the caller may run, the default first."""
+        ...
 
 
 class Readiness(Protocol):
     """See ``services/readiness.py``."""
 
-    @property
-    def draining(self) -> bool: ...
-    async def problems(self) -> Sequence[Problem]: ...
-    def degraded(self) -> Sequence[Problem]: ...
+    async def problems(self) -> Sequence[Problem]:
+        """Why traffic should go elsewhere."""
+        ...
+
+    def degraded(self) -> Sequence[Problem]:
+        """What is wrong outside of the process."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from roadworthy.domain import errors
-from roadworthy.domain.json import JsonObject
 from roadworthy.http.encoding import to_json
 
 MEDIA_TYPE = "application/problem+json"
@@ -58,7 +57,7 @@ class Problem:
     detail: str
     fields: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    more: JsonObject = field(default_factory=dict[str, str])
+    more: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def status_of(kind: type[errors.RoadworthyError]) -> int:
@@ -66,7 +65,7 @@ def status_of(kind: type[errors.RoadworthyError]) -> int:
     return next(STATUS[base] for base in kind.__mro__ if base in STATUS)
 
 
-def problem_of(exc: Exception, *, more: JsonObject | None = None) -> Problem:
+def problem_of(exc: Exception, *, more: Mapping[str, object] | None = None) -> Problem:
     """The problem that tells a client about ``exc``. Texts of unknown exceptions are not shown."""
     match exc:
         case errors.RoadworthyError() if not isinstance(exc, _INTERNAL):
@@ -100,7 +99,7 @@ def retry_after(delay: timedelta) -> str:
     return str(max(1, ceil(delay.total_seconds())))
 
 
-def _of_ours(exc: errors.RoadworthyError, more: JsonObject) -> Problem:
+def _of_ours(exc: errors.RoadworthyError, more: Mapping[str, object]) -> Problem:
     headers: dict[str, str] = {}
     fields: Sequence[tuple[str, str]] = ()
     match exc:
@@ -137,7 +136,7 @@ def _of_http(exc: HTTPException) -> Problem:
 
 
 def _field_name(loc: Sequence[object]) -> str:
-    """The path of a field without the part of the request it is in: ``("body", "message", 0, "type")`` → ``message.0.type``."""
+    """The path of a field, without the part of the request it is in: ``("body", "context", "a")`` → ``context.a``."""
     return ".".join(str(part) for part in loc[1:])[:_MAX_FIELD_NAME]
 
 

@@ -38,7 +38,8 @@ class FakeProvider:
 
     def __exit__(self, *exc_info: object) -> None:
         server, loop = self._ready.result()
-        loop.call_soon_threadsafe(server.stop.set)
+        if self._thread.is_alive():
+            loop.call_soon_threadsafe(server.stop.set)
         self._thread.join(_START_SECONDS)
 
     @property

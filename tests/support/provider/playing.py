@@ -33,7 +33,14 @@ class Playing:
     """One call being answered."""
 
     def __init__(
-        self, *, plan: Plan, answer: Answer, connection: Connection, headers: Mapping[str, str], ledger: Ledger, gates: Gates
+        self,
+        *,
+        plan: Plan,
+        answer: Answer,
+        connection: Connection,
+        headers: Mapping[str, str],
+        ledger: Ledger,
+        gates: Gates,
     ) -> None:
         self._plan = plan
         self._answer = answer
@@ -107,7 +114,7 @@ class Playing:
             plan = self._plan
             self._ledger.update(plan.call_id, stop_reason=plan.stop_reason, output_tokens=plan.output_tokens)
 
-    async def _hold_if(self, due: bool) -> None:  # noqa: FBT001 -- the condition is the point of the name
+    async def _hold_if(self, due: bool) -> None:
         if not due or self._hold is None:
             return
         gate = self._hold.gate

@@ -1,4 +1,7 @@
-"""The fake provider as its own process: it lives on while servers under test are killed. Same surface as `FakeProvider`."""
+"""The fake provider as its own process: it lives on while servers under test are killed.
+
+Same surface as `fake.FakeProvider`, carried by the control API.
+"""
 
 import asyncio
 import json
@@ -103,9 +106,7 @@ class ProviderProcess:
         entries = await self.wait_for(lambda calls: len(with_outcome(calls, outcome)) >= count, seconds)
         return with_outcome(entries, outcome)
 
-    def _poll(
-        self, predicate: Callable[[tuple[LedgerEntry, ...]], bool], seconds: float
-    ) -> tuple[LedgerEntry, ...]:
+    def _poll(self, predicate: Callable[[tuple[LedgerEntry, ...]], bool], seconds: float) -> tuple[LedgerEntry, ...]:
         deadline = monotonic() + seconds
         while not predicate(entries := self.ledger):
             if monotonic() > deadline:

@@ -124,7 +124,7 @@ def stream_steps(plan: Plan) -> Iterator[Step]:
 def whole_message(plan: Plan) -> JsonObject:
     """The JSON body of an answer that is not streamed."""
     content: list[JsonValue] = [_block_json(block) for block in plan.blocks]
-    return _envelope(plan) | {"content": content} | plan.ending() | {"usage": plan.final_usage()}
+    return {**_envelope(plan), "content": content, **plan.ending(), "usage": plan.final_usage()}
 
 
 def _whole_blocks(turn: Turn, call_id: str) -> Iterator[PlannedBlock]:

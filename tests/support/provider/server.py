@@ -4,6 +4,7 @@ Above: `fake` (in a thread) and `__main__` (as a process). Below: `wire`, `messa
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -43,6 +44,8 @@ class ProviderServer:
         Raises:
             OSError: the port is taken.
         """
+        # Bound before the group, which would wrap the error.
+        listening = socket.create_server(("127.0.0.1", self._port))
         serving: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
 
@@ -51,8 +54,8 @@ class ProviderServer:
                 serving.add(task)
                 task.add_done_callback(serving.discard)
 
-            server = await asyncio.start_server(accept, "127.0.0.1", self._port)
-            port: int = server.sockets[0].getsockname()[1]
+            server = await asyncio.start_server(accept, sock=listening)
+            port: int = listening.getsockname()[1]
             started(f"http://127.0.0.1:{port}")
             await self.stop.wait()
             server.close()
@@ -143,10 +146,8 @@ class ProviderServer:
             plan=plan, answer=answer, connection=connection, headers=headers, ledger=self.ledger, gates=self.gates
         )
 
-    async def _refuse(
-        self, connection: Connection, call_id: str, error: ApiError, headers: Mapping[str, str]
-    ) -> None:
-        outcome = "bad_request" if error.status == 400 else f"error:{error.status}"  # noqa: PLR2004 -- the HTTP status
+    async def _refuse(self, connection: Connection, call_id: str, error: ApiError, headers: Mapping[str, str]) -> None:
+        outcome = "bad_request" if error.status == 400 else f"error:{error.status}"
         self.ledger.close(call_id, outcome, error.message)
         await connection.finishes(respond_error(connection, error, headers))
 

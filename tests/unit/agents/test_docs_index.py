@@ -83,3 +83,14 @@ def test_the_docs_of_a_source_checkout_are_found() -> None:
     root = find_docs()
     assert root is not None
     assert (root / "README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What is Roadworthy?", "How do I cancel a run?", "How does authentication work?", "What if the server crashes?"],
+)
+def test_the_shipped_docs_answer_what_the_demo_offers_to_answer(question: str) -> None:
+    index = DocsIndex(find_docs())
+    if len(index) == 0:
+        pytest.skip("this tree has no docs: what the demo agent offers to answer was not checked")
+    assert index.search(question)

@@ -1,0 +1,112 @@
+"""The web application: services in, ASGI out. Reads top to bottom: state, middleware, routes, document.
+
+``cli/serve.py`` builds it from what ``bootstrap.py`` has wired and hands it to uvicorn.
+"""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Lifespan
+
+from roadworthy.http import health
+from roadworthy.http.auth import ON_BEHALF_OF
+from roadworthy.http.deps import HttpLimits, Services, Web
+from roadworthy.http.middleware import REQUEST_ID, ProblemEdge, RequestContext, SecurityHeaders
+from roadworthy.http.openapi import install
+from roadworthy.http.request_body import BodyLimit, UnreadBody
+from roadworthy.protocols.plain import routes as plain
+from roadworthy.protocols.plain import thread_routes as plain_threads
+from roadworthy.protocols.plain.schemas import schemas as plain_schemas
+from roadworthy.settings import Settings
+
+
+def build_app(
+    services: Services,
+    limits: HttpLimits,
+    *,
+    auth: bool,
+    version: str,
+    api_version: str,
+    lifespan: Lifespan[FastAPI] | None = None,
+) -> FastAPI:
+    """The application. ``version``: of the server; ``api_version``: named in the OpenAPI document.
+
+    ``auth`` False makes every caller the local user; the caller of this function has checked that only this machine
+    can connect.
+    """
+    app = FastAPI(
+        title="Roadworthy",
+        summary="Serves LangGraph agents: durable, cancellable runs over HTTP.",
+        version=api_version,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=_middleware(limits),
+        exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
+    )
+    app.state.web = Web(services=services, limits=limits, auth=auth, version=version)
+    app.include_router(health.router)
+    app.include_router(plain.router)
+    app.include_router(plain_threads.router)
+    install(app, schemas=plain_schemas(limits), auth=auth)
+    return app
+
+
+def http_limits(settings: Settings) -> HttpLimits:
+    """The settings that the web side obeys."""
+    return HttpLimits(
+        body_max=settings.body_max,
+        message_max=settings.message_max,
+        stream_heartbeat=settings.stream_heartbeat,
+        slow_reader_timeout=settings.slow_reader_timeout,
+        cors_origins=settings.cors_origins,
+    )
+
+
+def _middleware(limits: HttpLimits) -> Sequence[Middleware]:
+    """Outermost first: a request passes them from top to bottom, its response from bottom to top."""
+    return [
+        Middleware(RequestContext),
+        Middleware(SecurityHeaders),
+        *_cors(limits.cors_origins),
+        Middleware(UnreadBody),
+        Middleware(ProblemEdge),
+        Middleware(BodyLimit, limit=limits.body_max),
+    ]
+
+
+def _cors(origins: Sequence[str]) -> Sequence[Middleware]:
+    """Closed unless origins are named: without these headers a browser hands no answer to another origin's page."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Idempotency-Key",
+                "Last-Event-ID",
+                ON_BEHALF_OF,
+                REQUEST_ID,
+                "X-Api-Key",
+            ],
+            expose_headers=[REQUEST_ID, "Retry-After"],
+            max_age=600,
+        )
+    ]
+
+
+async def _to_the_edge(_request: Request, exc: Exception) -> Response:
+    """FastAPI answers these two by itself; here every error is rendered in one place, ``ProblemEdge``."""
+    raise exc

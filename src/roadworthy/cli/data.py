@@ -1,0 +1,58 @@
+"""The data folder as operator's commands see it, beside a running server or without one.
+
+``keys`` and ``runs`` open it, do one thing, and close it. No folder lock is taken: every change is one transaction.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from roadworthy.domain.errors import ConfigError
+from roadworthy.ports.queue import RunQueue
+from roadworthy.ports.store import RunStore
+
+if TYPE_CHECKING:
+    from roadworthy.services.keys import Keys
+    from roadworthy.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorData:
+    """What an operator may do to the data, across tenants."""
+
+    keys: "Keys"
+    runs: RunStore
+    queue: RunQueue
+
+
+@asynccontextmanager
+async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
+    """Open the data folder, making and migrating it when it is new, so that keys can be made before the first start.
+
+    Raises:
+        ConfigError: the folder cannot be written, or a newer version has used it.
+        StorageUnavailable: the database cannot be opened.
+    """
+    from roadworthy.services.keys import Keys
+    from roadworthy.storage.folder import open_folder
+    from roadworthy.storage.keys import SqlKeyStore
+    from roadworthy.storage.queue import SqlRunQueue
+    from roadworthy.storage.runs import SqlRunStore
+    from roadworthy.storage.schema import migrate, schema_problem
+    from roadworthy.storage.sqlite import open_sqlite
+    from roadworthy.telemetry.clock import SystemClock
+
+    folder = open_folder(settings.data_dir)
+    problem = schema_problem(folder.database)
+    if problem is not None:
+        raise ConfigError(problem)
+    migrate(folder.database)
+    pepper = settings.key_pepper.get_secret_value().encode() if settings.key_pepper else folder.pepper()
+    clock = SystemClock()
+    async with open_sqlite(folder.database) as database:
+        yield OperatorData(
+            keys=Keys(SqlKeyStore(database), clock, pepper),
+            runs=SqlRunStore(database),
+            queue=SqlRunQueue(database, clock),
+        )

@@ -1,0 +1,136 @@
+"""``roadworthy runs``: what an operator asks about runs, and how one is stopped, beside a running server.
+
+``cancel`` notes the request in the database; the server that executes the run acts on it within a second.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from roadworthy.cli.data import open_data
+from roadworthy.cli.environment import load_settings
+from roadworthy.cli.output import hint, iso, moment, say, say_json, say_table
+from roadworthy.domain.errors import NotFound
+from roadworthy.domain.ids import parse_run_id, parse_tenant_id
+from roadworthy.domain.run import CancelReason, Run, RunStatus
+
+if TYPE_CHECKING:
+    from roadworthy.cli.data import OperatorData
+    from roadworthy.domain.json import JsonValue
+
+app = typer.Typer(help="List, show and cancel runs.", no_args_is_help=True)
+
+_RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="32 hex digits, as `runs list` shows them.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(name="list")
+def list_(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    status: Annotated[RunStatus | None, typer.Option(help="Only runs in this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 50,
+    as_json: _Json = False,
+) -> None:
+    """List runs, latest first."""
+    found = asyncio.run(_list(tenant, status, limit))
+    if as_json:
+        say_json([_as_json(run) for run in found])
+        return
+    say_table(
+        ("RUN ID", "STATUS", "CODE", "AGENT", "TENANT", "USER", "THREAD", "CREATED", "FINISHED", "ATTEMPT"),
+        [_row(run) for run in found],
+    )
+
+
+@app.command()
+def show(run_id: _RunId, as_json: _Json = False) -> None:
+    """Show one run: what became of it and what it used. Texts of messages are not shown."""
+    run = asyncio.run(_show(run_id))
+    if as_json:
+        say_json(_as_json(run))
+        return
+    facts = _as_json(run)
+    for name, value in facts.items():
+        if value is not None:
+            say(f"{name:<16} {value}")
+
+
+@app.command()
+def cancel(run_id: _RunId) -> None:
+    """Ask for a run to be stopped; one that has ended stays as it is."""
+    run = asyncio.run(_cancel(run_id))
+    if run.status.final:
+        hint(f"{run.run_id} has already ended: {run.status.value}")
+    else:
+        hint(f"{run.run_id} will be cancelled by the server that has it")
+
+
+async def _list(tenant: str | None, status: RunStatus | None, limit: int) -> list[Run]:
+    boundary = None if tenant is None else parse_tenant_id(tenant)
+    async with open_data(load_settings()) as data:
+        page = await data.runs.list_of_tenant(boundary, status=status, limit=limit, cursor=None)
+        return list(page.items)
+
+
+async def _show(run_id: str) -> Run:
+    async with open_data(load_settings()) as data:
+        return await _get(data, run_id)
+
+
+async def _cancel(run_id: str) -> Run:
+    async with open_data(load_settings()) as data:
+        run = await _get(data, run_id)
+        return run if run.status.final else await data.queue.request_cancel(run, CancelReason.REQUESTED)
+
+
+async def _get(data: "OperatorData", run_id: str) -> Run:
+    parsed = parse_run_id(run_id)
+    run = None if parsed is None else await data.runs.find_any(None, parsed)
+    if run is None:
+        raise NotFound(f"there is no run {run_id}")
+    return run
+
+
+def _row(run: Run) -> tuple[str, ...]:
+    error = run.result.error
+    return (
+        run.run_id,
+        run.status.value,
+        "" if error is None else error.code,
+        run.agent,
+        run.owner.tenant,
+        run.owner.user,
+        run.thread_id,
+        moment(run.created_at),
+        moment(run.finished_at),
+        str(run.attempt),
+    )
+
+
+def _as_json(run: Run) -> "dict[str, JsonValue]":
+    error = run.result.error
+    usage = run.result.usage
+    return {
+        "run_id": run.run_id,
+        "thread_id": run.thread_id,
+        "tenant": run.owner.tenant,
+        "user": run.owner.user,
+        "agent": run.agent,
+        "status": run.status.value,
+        "error_code": None if error is None else error.code,
+        "error_message": None if error is None else error.message,
+        "cancel_requested": None if run.cancel_requested is None else run.cancel_requested.value,
+        "attempt": run.attempt,
+        "request_id": run.request_id,
+        "key_id": run.key_id,
+        "created_at": iso(run.created_at),
+        "started_at": iso(run.started_at),
+        "finished_at": iso(run.finished_at),
+        "deadline_at": iso(run.deadline_at),
+        "tool_calls": len(run.result.tool_calls),
+        "model_calls": usage.model_calls,
+        "input_tokens": usage.tokens.input,
+        "output_tokens": usage.tokens.output,
+        "usage_estimated": usage.estimated,
+    }

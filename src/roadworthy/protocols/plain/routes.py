@@ -1,0 +1,218 @@
+"""``/agent/…``: bodies → commands for ``services/runs.py``, runs and events → answers.
+
+Mounted by ``app.py``. What a run's answer looks like is ``answers.py``'s business.
+"""
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Header, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from roadworthy.domain.json import JsonObject
+from roadworthy.http.auth import Caller
+from roadworthy.http.bodies import JsonBody
+from roadworthy.http.deps import RequestId, ServicesOf
+from roadworthy.http.idempotency import IdempotencyKey, record_of
+from roadworthy.http.openapi import json_request, problems
+from roadworthy.http.sse import MEDIA_TYPE, EventStream
+from roadworthy.protocols.plain import wire
+from roadworthy.protocols.plain.answers import created_stream, ended_run, json_response, run_stream, wants_events
+from roadworthy.protocols.plain.documents import agent_json, run_json
+from roadworthy.protocols.plain.stream import parse_position
+from roadworthy.services.runs import CreateRun
+
+router = APIRouter(prefix="/agent", tags=["runs"])
+
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        pattern="^([0-9]{1,9}-[0-9]{1,9}-[0-9]{1,9})?$",
+        description="Go on behind this event. A browser's EventSource sends it by itself.",
+    ),
+]
+After = Annotated[
+    str | None,
+    Query(
+        pattern="^[0-9]{1,9}-[0-9]{1,9}-[0-9]{1,9}$",
+        description="The same as a query parameter, for clients that cannot set headers. The header wins.",
+    ),
+]
+RunAsked = Annotated[wire.RunBody, Depends(JsonBody(wire.RunBody))]
+ResumeAsked = Annotated[wire.ResumeBody, Depends(JsonBody(wire.ResumeBody, optional=True))]
+CancelAsked = Annotated[wire.CancelBody, Depends(JsonBody(wire.CancelBody, optional=True))]
+
+_EVENTS: Final[dict[str, Any]] = {
+    "schema": {
+        "type": "string",
+        "description": "Server-sent events. Each `data:` line is one JSON object as in `StreamEvent`.",
+    },
+    "example": 'id: 1-1-1\ndata: {"id":"1-1-1","type":"run","run_id":"…","thread_id":"…","agent":"demo"}\n\n'
+    'id: 1-1-2\ndata: {"id":"1-1-2","type":"content","message_id":"m1","content":"Hello","node":"model"}\n\n'
+    'id: 1-1-3\ndata: {"id":"1-1-3","type":"done","status":"success","run_id":"…","thread_id":"…"}\n\n',
+}
+_CREATING: Final = (400, 402, 404, 409, 415, 429, 507)
+_OUTCOMES: Final = (402, 409, 500, 502, 503, 504, 507)
+
+
+@router.post(
+    "/invoke",
+    operation_id="invoke",
+    response_model=wire.Run,
+    response_description="The run succeeded, or waits for a human (`interrupted`).",
+    responses=problems(*_CREATING, *_OUTCOMES, schema="RunProblem"),
+    openapi_extra=json_request(wire.RunBody),
+)
+async def invoke(
+    request: Request,
+    caller: Caller,
+    body: RunAsked,
+    services: ServicesOf,
+    request_id: RequestId,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Run an agent and wait for its answer.
+
+    A run that ends without one answers with the status of its outcome: 402 budget, 409 cancelled, 502 provider,
+    504 time-out, else 500; the problem holds the run.
+    """
+    accepted = await services.runs.create(caller, _command(body, request_id, idempotency_key))
+    return await ended_run(request, accepted)
+
+
+@router.post(
+    "/stream",
+    operation_id="stream",
+    status_code=200,
+    response_class=EventStream,
+    response_description="The run's events.",
+    responses={
+        200: {"content": {MEDIA_TYPE: _EVENTS}},
+        204: {"description": "The run has ended, and there is nothing behind `Last-Event-ID`."},
+        **problems(*_CREATING),
+    },
+    openapi_extra=json_request(wire.RunBody),
+)
+async def stream(
+    request: Request,
+    caller: Caller,
+    body: RunAsked,
+    services: ServicesOf,
+    request_id: RequestId,
+    idempotency_key: IdempotencyKey = None,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """Run an agent and watch it: server-sent events from `run` to `done`.
+
+    Whatever keeps the run from being accepted is a problem; once the stream has begun, its outcome is in its events.
+    """
+    accepted = await services.runs.create(caller, _command(body, request_id, idempotency_key))
+    return await created_stream(request, accepted, after=parse_position(last_event_id, accepted.run))
+
+
+@router.get("/runs/{run_id}", operation_id="get_run", response_model=wire.Run, responses=problems(404))
+async def get_run(run_id: str, caller: Caller, services: ServicesOf) -> Response:
+    """One run, as it is now."""
+    return json_response(run_json(await services.runs.get(caller, run_id)))
+
+
+@router.get(
+    "/runs/{run_id}/stream",
+    operation_id="stream_run",
+    status_code=200,
+    response_class=EventStream,
+    response_description="The run's events, from the beginning or behind the given one.",
+    responses={
+        200: {"content": {MEDIA_TYPE: _EVENTS}},
+        204: {"description": "The run has ended, and there is nothing behind the given event."},
+        **problems(404),
+    },
+)
+async def stream_run(
+    request: Request,
+    run_id: str,
+    caller: Caller,
+    services: ServicesOf,
+    last_event_id: LastEventId = None,
+    after: After = None,
+) -> Response:
+    """Watch a run that is under way, or read again what one did. Leaving never stops the run."""
+    run = await services.runs.get(caller, run_id)
+    return await run_stream(request, run, after=parse_position(last_event_id or after, run))
+
+
+@router.post(
+    "/runs/{run_id}/cancel",
+    operation_id="cancel_run",
+    status_code=202,
+    response_model=wire.Run,
+    response_description="The run, which has ended or will within a second.",
+    responses=problems(400, 404, 415),
+    openapi_extra=json_request(wire.CancelBody, required=False),
+)
+async def cancel_run(run_id: str, caller: Caller, _body: CancelAsked, services: ServicesOf) -> Response:
+    """Stop a run. A run that has ended already is returned as it is."""
+    return json_response(run_json(await services.runs.cancel(caller, run_id)), status=202)
+
+
+@router.post(
+    "/runs/{run_id}/resume",
+    operation_id="resume_run",
+    response_model=wire.Run,
+    response_description="The new run, or its events when `Accept` asks for `text/event-stream`.",
+    responses={
+        200: {"content": {MEDIA_TYPE: _EVENTS}},
+        **problems(*_CREATING, *_OUTCOMES, schema="RunProblem"),
+    },
+    openapi_extra=json_request(wire.ResumeBody, required=False),
+)
+async def resume_run(
+    request: Request,
+    run_id: str,
+    caller: Caller,
+    body: ResumeAsked,
+    services: ServicesOf,
+    request_id: RequestId,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Go on after an interrupt, with `value` as the answer, or from where a limit stopped the run. It is a new run."""
+    accepted = await services.runs.resume(
+        caller,
+        run_id,
+        body.value,
+        request_id=request_id,
+        idempotency=record_of(idempotency_key, {"resume": run_id, **_asked(body)}),
+        on_disconnect=body.on_disconnect,
+    )
+    if wants_events(request):
+        return await created_stream(request, accepted, after=None)
+    return await ended_run(request, accepted)
+
+
+@router.get("/agents", operation_id="list_agents", response_model=wire.AgentList, responses=problems())
+async def list_agents(caller: Caller, services: ServicesOf) -> Response:
+    """The agents that this key may run; the first is the default."""
+    return json_response({"agents": [agent_json(agent) for agent in services.agents.list(caller)]})
+
+
+def _command(body: wire.RunBody, request_id: str, idempotency_key: str | None) -> CreateRun:
+    return CreateRun(
+        agent=body.agent,
+        thread_id=body.thread_id,
+        message=body.message,
+        input=body.input,
+        has_input=body.message is None,
+        context=body.context,
+        metadata=body.metadata or {},
+        on_disconnect=body.on_disconnect,
+        multitask_strategy=body.multitask_strategy,
+        durability=body.durability,
+        request_id=request_id,
+        idempotency=record_of(idempotency_key, _asked(body)),
+    )
+
+
+def _asked(body: wire.RunBody | wire.ResumeBody) -> JsonObject:
+    """What was asked, without defaults: the same for a body that spells them out, and for a later version with more."""
+    return body.model_dump(mode="json", exclude_defaults=True)

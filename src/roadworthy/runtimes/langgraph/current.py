@@ -1,0 +1,51 @@
+"""What the running attempt is, for code that LangGraph calls without telling: saver, store, executor, tool guards.
+
+``run`` enters a scope in the attempt's own task; LangGraph copies the context into every node, tool and thread.
+"""
+
+from contextvars import ContextVar
+
+from langgraph.checkpoint.base import CheckpointTuple
+
+from roadworthy.domain.errors import LeaseLost
+from roadworthy.domain.ids import RunId
+from roadworthy.domain.principal import Owner
+from roadworthy.runtimes.langgraph.tool_events import ToolEvents
+
+
+class AttemptScope:
+    """One attempt, as seen from inside the graph. ``fence`` may be called from any thread.
+
+    ``latest`` is the thread's latest root checkpoint, read ahead by ``resume`` and handed to LangGraph once.
+    """
+
+    __slots__ = ("_fenced", "latest", "owner", "run_id", "tools")
+
+    def __init__(self, *, owner: Owner, run_id: RunId, tools: ToolEvents) -> None:
+        self.owner = owner
+        self.run_id = run_id
+        self.tools = tools
+        self.latest: CheckpointTuple | None = None
+        self._fenced = False
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the attempt may write nothing more."""
+        return self._fenced
+
+    def fence(self) -> None:
+        """Forbid all further writes."""
+        self._fenced = True
+
+    def check_fence(self) -> None:
+        """Call right before a write.
+
+        Raises:
+            LeaseLost: the fence is up.
+        """
+        if self._fenced:
+            raise LeaseLost("the attempt lost its lease and may not write any more")
+
+
+current_attempt: ContextVar[AttemptScope | None] = ContextVar("roadworthy_attempt", default=None)
+inside_tool: ContextVar[bool] = ContextVar("roadworthy_inside_tool", default=False)

@@ -1,0 +1,24 @@
+"""Names under which LangGraph keeps a thread's state and an owner's store items: no two owners share one.
+
+Percent-encoding makes ``/`` a safe separator; ``.`` is encoded too, because LangGraph's stores join namespaces with it.
+"""
+
+from urllib.parse import quote
+
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.thread import ThreadRef
+
+
+def thread_key(ref: ThreadRef) -> str:
+    """The checkpointer's ``thread_id`` of a thread."""
+    return "/".join(_encode(part) for part in (ref.owner.tenant, ref.owner.user, ref.thread_id))
+
+
+def store_prefix(owner: Owner, *, shared_by_tenant: bool) -> tuple[str, ...]:
+    """The first labels of every store namespace of an owner."""
+    tenant = f"t:{_encode(owner.tenant)}"
+    return (tenant, "shared") if shared_by_tenant else (tenant, f"u:{_encode(owner.user)}")
+
+
+def _encode(text: str) -> str:
+    return quote(text, safe="").replace(".", "%2E")

@@ -1,0 +1,317 @@
+"""Watches every model call of an attempt: counts, meters and streams it, and throws away what the provider cut off.
+
+A callback handler that LangChain attaches to everything run in the attempt's context, so that ``callbacks=[]`` does not
+escape it. ``run`` makes one; it speaks through the attempt's outbox. Tool calls are watched by ``tool_events``.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+from typing import Any
+from uuid import UUID
+
+from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
+from langchain_core.tracers.context import register_configure_hook
+from langgraph.constants import TAG_NOSTREAM
+from langgraph.errors import GraphBubbleUp
+from langgraph.pregel._messages import StreamMessagesHandler
+from langgraph.runtime import RunControl
+
+from roadworthy.domain.errors import LimitReached, ProviderUnavailable
+from roadworthy.domain.event import ContentDelta, ContentRetracted
+from roadworthy.domain.usage import ModelCall, Tokens
+from roadworthy.ports.clock import Clock
+from roadworthy.ports.runtime import Caps, Progress, RuntimeEvent
+from roadworthy.runtimes.langgraph.current import inside_tool
+from roadworthy.runtimes.langgraph.messages import text_of
+from roadworthy.runtimes.langgraph.provider_errors import was_refused
+from roadworthy.runtimes.langgraph.stop_fields import is_cut
+from roadworthy.runtimes.langgraph.tokens import as_tokens, estimate, usage_of
+from roadworthy.runtimes.langgraph.tool_events import ToolEvents
+
+_PROGRESS_SECONDS = 0.25
+_KEPT_ERRORS = 8
+
+attempt_meter: "ContextVar[ModelMeter | None]" = ContextVar("roadworthy_meter", default=None)
+register_configure_hook(attempt_meter, inheritable=True)
+
+
+class AttemptStopped(GraphBubbleUp):
+    """Ends the graph's work at a call that it may not make. Passes retries and tools, leaves a clean checkpoint."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenCall:
+    """A model call under way. ``speaks``: its text is the agent's answer, not a tool's business."""
+
+    call_id: str
+    node: str
+    provider: str
+    model: str
+    started_at: datetime
+    prompt: Sequence[BaseMessage]
+    speaks: bool
+    message_id: str | None = None
+    shown: bool = False
+    chars: int = 0
+    chunks: int = 0
+    usage: UsageMetadata | None = None
+
+
+class ModelMeter(StreamMessagesHandler):
+    """One attempt's watch. Safe from any thread.
+
+    A StreamMessagesHandler, because that is what makes models stream inside ``invoke`` without making LangGraph stream
+    every node; all of its methods for models are our own, and nodes do not call it.
+    """
+
+    run_inline = True
+    raise_error = True
+    ignore_chain = True
+    ignore_retriever = True
+    ignore_agent = False
+
+    def __init__(self, emit: Callable[[RuntimeEvent], None], *, caps: Caps, clock: Clock, tool_chars: int) -> None:
+        super().__init__(_nowhere, subgraphs=True)
+        self._put = emit
+        self._caps = caps
+        self._clock = clock
+        self._lock = Lock()
+        self._open: dict[UUID, _OpenCall] = {}
+        self._model_calls = 0
+        self._closed = False
+        self._last_progress = 0.0
+        self.control = RunControl()
+        self.tools = ToolEvents(emit, clock=clock, max_chars=tool_chars)
+        self.streamed: set[str] = set()
+        self.limit: LimitReached | None = None
+        self.model_errors: list[BaseException] = []
+
+    def close(self) -> None:
+        """No more calls: what threads of a given-up attempt still try to buy is refused."""
+        self._closed = True
+
+    def open_calls(self) -> Sequence[ModelCall]:
+        """Calls that have neither ended nor failed, as if they were cancelled now."""
+        with self._lock:
+            return tuple(self._ended(call, "cancelled", estimated_only=True) for call in self._open.values())
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A model is about to be called.
+
+        Raises:
+            AttemptStopped: it may not be.
+        """
+        self._begin(run_id, messages[0] if messages else (), tags or (), metadata or {})
+
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As ``on_chat_model_start``, for models that complete texts."""
+        self._begin(run_id, [HumanMessage(prompt) for prompt in prompts], tags or (), metadata or {})
+
+    def on_llm_new_token(
+        self,
+        token: str,
+        *,
+        chunk: GenerationChunk | ChatGenerationChunk | None = None,
+        run_id: UUID,
+        **kwargs: Any,
+    ) -> None:
+        """A piece of an answer. The hot path of a stream."""
+        call = self._open.get(run_id)
+        if call is None or not isinstance(chunk, ChatGenerationChunk):
+            return
+        message = chunk.message
+        content: object = message.content
+        text = content if isinstance(content, str) else text_of(content)
+        call.chunks += 1
+        if message.id is not None:
+            call.message_id = message.id
+        if text:
+            call.chars += len(text)
+            if call.speaks and call.message_id is not None:
+                call.shown = True
+                self._put(ContentDelta(message_id=call.message_id, text=text, node=call.node))
+                return
+        self._count_silent(call, message, content)
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """An answer is complete, or claims to be.
+
+        Raises:
+            ProviderUnavailable: the provider cut it off; nothing may act on it.
+        """
+        with self._lock:
+            call = self._open.pop(run_id, None)
+        if call is None:
+            return
+        message = _first_message(response)
+        if message is None:
+            call.chars = max(call.chars, _text_chars(response))
+            self._put(self._ended(call, "complete"))
+            return
+        call.usage = usage_of(message) or call.usage
+        call.message_id = call.message_id or message.id
+        if not call.chunks:
+            call.chars = len(text_of(message.content))
+        if is_cut(message, call.provider):
+            self._fail(call, "cut")
+            raise ProviderUnavailable("the model provider cut its answer off")
+        self._show_whole(call, message)
+        self._put(self._ended(call, "complete"))
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """A call failed, or was cancelled where LangChain notices."""
+        with self._lock:
+            call = self._open.pop(run_id, None)
+        if call is None:
+            return
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._fail(call, "cancelled")
+            return
+        self.model_errors = [*self.model_errors[1 - _KEPT_ERRORS :], error]
+        refused = not call.chunks and was_refused(error)
+        self._fail(call, "failed", free=refused)
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        inputs: dict[str, Any] | None = None,
+        tool_call_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """A tool is about to run.
+
+        Raises:
+            AttemptStopped: it may not.
+        """
+        self._admit()
+        if self.tools.started_count >= self._caps.tool_calls:
+            self._stop(f"the run reached its limit of {self._caps.tool_calls} tool calls")
+        self.tools.start(run_id, str(serialized.get("name", "")), inputs, input_str, tool_call_id)
+
+    def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
+        """A tool returned."""
+        self.tools.end(run_id, output)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """A tool raised. One that asks a human, or is stopped with its run, has not ended."""
+        if not isinstance(error, GraphBubbleUp | asyncio.CancelledError):
+            self.tools.fail(run_id, error)
+
+    def _begin(
+        self, run_id: UUID, prompt: Sequence[BaseMessage], tags: Sequence[str], metadata: dict[str, object]
+    ) -> None:
+        self._admit()
+        with self._lock:
+            over = self._model_calls >= self._caps.model_calls
+            self._model_calls += not over
+        if over:
+            self._stop(f"the run reached its limit of {self._caps.model_calls} model calls")
+        self._open[run_id] = _OpenCall(
+            call_id=str(run_id),
+            node=str(metadata.get("langgraph_node", "")),
+            provider=str(metadata.get("ls_provider", "")),
+            model=str(metadata.get("ls_model_name", "")),
+            started_at=self._clock.now(),
+            prompt=prompt,
+            speaks=TAG_NOSTREAM not in tags and not inside_tool.get(),
+        )
+
+    def _admit(self) -> None:
+        if self._closed or self.limit is not None:
+            raise AttemptStopped("the attempt has ended")
+
+    def _stop(self, reason: str) -> None:
+        self.limit = LimitReached(reason)
+        # Should something in the graph swallow the exception, the run still ends before its next step.
+        self.control.request_drain("limit")
+        raise AttemptStopped(reason)
+
+    def _count_silent(self, call: _OpenCall, message: BaseMessage, content: object) -> None:
+        """Thinking, tool arguments and unheard text are no content, but they are progress, and they cost."""
+        if isinstance(message, AIMessageChunk):
+            call.chars += sum(len(part.get("args") or "") for part in message.tool_call_chunks)
+            if message.usage_metadata is not None:
+                call.usage = add_usage(call.usage, message.usage_metadata)
+        if isinstance(content, list):
+            call.chars += sum(len(str(block.get("thinking", ""))) for block in content if isinstance(block, dict))
+        now = self._clock.monotonic()
+        if now - self._last_progress >= _PROGRESS_SECONDS:
+            self._last_progress = now
+            self._put(Progress())
+
+    def _show_whole(self, call: _OpenCall, message: BaseMessage) -> None:
+        """A model that does not stream speaks in one piece."""
+        if call.message_id is None or not call.speaks:
+            return
+        self.streamed.add(call.message_id)
+        if not call.shown and (text := text_of(message.content)):
+            self._put(ContentDelta(message_id=call.message_id, text=text, node=call.node))
+
+    def _fail(self, call: _OpenCall, outcome: str, *, free: bool = False) -> None:
+        if call.shown and call.message_id is not None:
+            self._put(ContentRetracted(message_id=call.message_id))
+        self._put(self._ended(call, outcome, free=free))
+
+    def _ended(
+        self, call: _OpenCall, outcome: str, *, free: bool = False, estimated_only: bool = False
+    ) -> ModelCall:
+        known = call.usage is not None and not estimated_only
+        if call.usage is not None and known:
+            tokens = as_tokens(call.usage)
+        else:
+            tokens = Tokens() if free else estimate(call.prompt, call.chars)
+        return ModelCall(
+            call_id=call.call_id,
+            node=call.node,
+            provider=call.provider,
+            model=call.model,
+            tokens=tokens,
+            estimated=not known and not free,
+            outcome=outcome,
+            started_at=call.started_at,
+            finished_at=self._clock.now(),
+        )
+
+
+def _first_message(response: LLMResult) -> BaseMessage | None:
+    for generations in response.generations:
+        for generation in generations:
+            if isinstance(generation, ChatGeneration):
+                return generation.message
+    return None
+
+
+def _text_chars(response: LLMResult) -> int:
+    return sum(len(generation.text) for generations in response.generations for generation in generations)
+
+
+def _nowhere(_: object) -> None:
+    """LangGraph's own way of sending, unused."""

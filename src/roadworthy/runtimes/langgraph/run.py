@@ -1,0 +1,189 @@
+"""One attempt of one run on a real graph: starts it where it has to start, and tells what happens in it.
+
+``runtime`` makes it, ``engine/execution.py`` drives it. The graph runs in a task of its own that puts everything into
+an outbox: LangGraph's state updates through a stream sink, models and tools through ``metering``.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.errors import GraphDrained
+
+from roadworthy.domain.errors import LeaseLost, RoadworthyError
+from roadworthy.domain.event import InterruptRaised
+from roadworthy.domain.run import Run
+from roadworthy.domain.thread import ThreadRef
+from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.clock import Clock
+from roadworthy.ports.runtime import Caps, Completed, Drained, Outcome, Paused, RuntimeEvent
+from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
+from roadworthy.runtimes.langgraph.config import run_config, state_config
+from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
+from roadworthy.runtimes.langgraph.failures import classify
+from roadworthy.runtimes.langgraph.graphs import ServedGraph
+from roadworthy.runtimes.langgraph.keys import thread_key
+from roadworthy.runtimes.langgraph.metering import AttemptStopped, ModelMeter, attempt_meter
+from roadworthy.runtimes.langgraph.outbox import Outbox
+from roadworthy.runtimes.langgraph.history import ThreadHistory
+from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_calls
+from roadworthy.runtimes.langgraph.results import Results, interrupts_of
+from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
+from roadworthy.runtimes.langgraph.sink import StateSink
+from roadworthy.runtimes.langgraph.threads import ThreadTracker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempted:
+    """What an attempt is about."""
+
+    run: Run
+    served: ServedGraph
+    saver: FencedSqliteSaver
+    caps: Caps
+    clock: Clock
+    first_on_thread: bool
+    tool_chars: int
+
+
+class GraphExecution:
+    """See ``ports.runtime.Execution``. Made on the loop that runs it."""
+
+    def __init__(self, attempted: Attempted) -> None:
+        self._about = attempted
+        self._outbox = Outbox()
+        self._meter = ModelMeter(
+            self._outbox.put, caps=attempted.caps, clock=attempted.clock, tool_chars=attempted.tool_chars
+        )
+        run = attempted.run
+        self._scope = AttemptScope(owner=run.owner, run_id=run.run_id, tools=self._meter.tools)
+        self._threads = ThreadTracker()
+        self._task: asyncio.Task[Outcome | RoadworthyError] | None = None
+
+    async def events(self) -> AsyncIterator[RuntimeEvent]:
+        """See ``ports.runtime.Execution.events``."""
+        task = self._task = asyncio.get_running_loop().create_task(self._drive())
+        task.add_done_callback(lambda _: self._outbox.wake())
+        try:
+            while not task.done():
+                while (event := self._outbox.take()) is not None:
+                    yield event
+                if not task.done():
+                    await self._outbox.wait()
+            while (event := self._outbox.take()) is not None:
+                yield event
+            outcome = task.result()
+            if isinstance(outcome, RoadworthyError):
+                raise outcome
+            yield outcome
+        finally:
+            self._meter.close()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    def drain(self) -> None:
+        """See ``ports.runtime.Execution.drain``."""
+        self._meter.control.request_drain()
+
+    def fence(self) -> None:
+        """See ``ports.runtime.Execution.fence``."""
+        self._scope.fence()
+        self._meter.close()
+
+    def open_calls(self) -> Sequence[ModelCall]:
+        """See ``ports.runtime.Execution.open_calls``. Calls that ended but were never told are among them."""
+        untold = [event for event in self._outbox.left() if isinstance(event, ModelCall)]
+        return (*untold, *self._meter.open_calls())
+
+    async def settled(self) -> None:
+        """See ``ports.runtime.Execution.settled``."""
+        if self._task is not None and not self._task.done():
+            await asyncio.wait({self._task})
+        await self._threads.wait_idle()
+
+    @property
+    def settled_now(self) -> bool:
+        """See ``ports.runtime.Execution.settled_now``."""
+        return (self._task is None or self._task.done()) and self._threads.idle
+
+    async def close(self, patience: timedelta) -> None:
+        """Forbid further writes, and end the graph's task if it still runs."""
+        self.fence()
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=patience.total_seconds())
+
+    async def _drive(self) -> Outcome | RoadworthyError:
+        """The task that owns the graph. Failures are values, so that none is lost with a cancelled consumer."""
+        current_attempt.set(self._scope)
+        attempt_meter.set(self._meter)
+        self._threads.enter()
+        try:
+            return await self._outcome()
+        except GraphDrained:
+            return self._meter.limit or Drained()
+        except AttemptStopped:
+            return self._meter.limit or LeaseLost("the attempt was given up")
+        except Exception as error:  # noqa: BLE001 -- the author's code may raise anything; what it means is named here
+            if self._scope.fenced:
+                return LeaseLost("the attempt lost its lease")
+            return self._meter.limit or classify(error, model_errors=self._meter.model_errors)
+
+    async def _outcome(self) -> Outcome:
+        about = self._about
+        ref = ThreadRef(owner=about.run.owner, thread_id=about.run.thread_id)
+        thread = ThreadHistory(about.served, about.saver, state_config(ref))
+        if about.run.rollback_of is not None:
+            await self._roll_back(thread_key(ref))
+        latest = None if about.first_on_thread and about.run.attempt == 1 else await thread.latest()
+        plan = await make_plan(about.run, about.served, about.saver, thread.config, latest)
+        results = Results(about.served, await thread.answers_before(about.run, latest))
+        if isinstance(plan, Ended):
+            return self._ended(plan, results)
+        return await self._stream(await self._repaired(plan, thread, latest), results)
+
+    async def _roll_back(self, key: str) -> None:
+        run, saver = self._about.run, self._about.saver
+        latest = await saver.latest(key)
+        if run.rollback_of is not None and latest is not None and latest.run_id != run.run_id:
+            await saver.erase_run(key, run.rollback_of)
+
+    def _ended(self, plan: Ended, results: Results) -> Outcome:
+        results.state(plan.values)
+        if not plan.waiting:
+            return results.completed()
+        self._outbox.put(InterruptRaised(interrupts=interrupts_of(plan.interrupts)))
+        return results.paused()
+
+    async def _repaired(self, plan: Start, thread: ThreadHistory, latest: CheckpointTuple | None) -> Start:
+        channel = self._about.served.input_message
+        if not plan.takes_input or latest is None or channel is None:
+            return plan
+        missing = unanswered_calls(await thread.messages_at(latest))
+        if not missing:
+            return plan
+        return Start(input=repaired_input(plan.input, channel, missing, await thread.live_messages()), takes_input=True)
+
+    async def _stream(self, plan: Start, results: Results) -> Outcome:
+        about, meter = self._about, self._meter
+        sink = StateSink(self._outbox.put, results, meter.streamed)
+        config = run_config(about.run, about.served, about.caps, sink, meter.control)
+        parts = about.served.graph.astream(
+            plan.input,
+            config,
+            context=about.run.request.context,
+            stream_mode=[],
+            durability=about.run.request.durability.value,
+            control=meter.control,
+        )
+        async for _ in parts:
+            pass
+        if meter.limit is not None:
+            raise meter.limit
+        if not sink.paused:
+            return results.completed()
+        self._outbox.put(InterruptRaised(interrupts=interrupts_of(tuple(sink.interrupts.values()))))
+        return results.paused()

@@ -1,0 +1,30 @@
+"""Tells a finished model message from one that the provider cut off.
+
+A politely cut stream looks like success; only the missing stop field gives it away. A provider whose habit is unknown
+is not judged.
+"""
+
+from collections.abc import Mapping
+
+from langchain_core.messages import BaseMessage
+
+# Any one of the fields will do: OpenAI's two APIs end their messages differently.
+_FINISH = ("finish_reason", "status")
+_STOP_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "anthropic": ("stop_reason",),
+    "openai": _FINISH,
+    "azure": _FINISH,
+    "google_genai": ("finish_reason",),
+    "google_vertexai": ("finish_reason",),
+    "ollama": ("done_reason",),
+}
+
+
+def is_cut(message: BaseMessage, provider: str) -> bool | None:
+    """Whether the message lacks its provider's stop field; None when that provider's habit is unknown."""
+    metadata: Mapping[str, object] = message.response_metadata
+    named = metadata.get("model_provider")
+    fields = _STOP_FIELDS.get(named if isinstance(named, str) else provider) or _STOP_FIELDS.get(provider)
+    if fields is None:
+        return None
+    return not any(metadata.get(field) for field in fields)

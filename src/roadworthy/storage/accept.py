@@ -1,0 +1,105 @@
+"""One transaction: store a new run and decide whether it starts, waits or is refused. Called by ``queue.py``."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from roadworthy.domain.errors import AgentMismatch, IdempotencyMismatch, QueueFull, ThreadBusy
+from roadworthy.domain.ids import RunId
+from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatus
+from roadworthy.ports.queue import Accepted, IdempotencyRecord
+from roadworthy.storage import statements as sql
+from roadworthy.storage.rows import micros, run_from, run_params
+from roadworthy.storage.transaction import Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """The unit of work, with what it needs to know. See ``ports/queue.py`` for its rules."""
+
+    run: Run
+    claim_for: str | None
+    max_pending: int
+    idempotency: IdempotencyRecord | None
+    now: datetime
+
+    def __call__(self, tx: Transaction) -> Accepted:
+        """Do it. A refusal raises, which undoes everything."""
+        if self.idempotency is not None:
+            known = self._known(tx, self.idempotency)
+            if known is not None:
+                return Accepted(run=known, replayed=True)
+        next_ord, active, pending, agent = self._enter_thread(tx)
+        claimed = active == self.run.run_id
+        if agent != self.run.agent:
+            raise AgentMismatch(f"the thread belongs to the agent {agent}")
+        if not claimed:
+            self._check_policy(tx, busy=active is not None or pending > 1)
+        run = replace(self.run, ord=next_ord - 1)
+        if claimed:
+            run = replace(run, status=RunStatus.RUNNING, attempt=1, started_at=self.now)
+        superseded = None if claimed or active is None else self._supersede(tx, RunId(active))
+        if superseded is not None and run.request.multitask_strategy is MultitaskStrategy.ROLLBACK:
+            run = replace(run, rollback_of=superseded)
+        tx.run(sql.INSERT_RUN, **run_params(run, worker=self.claim_for if claimed else None))
+        return Accepted(run=run, superseded=superseded)
+
+    def _known(self, tx: Transaction, record: IdempotencyRecord) -> Run | None:
+        """The run that was stored under the key; None when the key is new, and now taken."""
+        owner = self.run.owner
+        inserted = tx.run(
+            sql.INSERT_IDEMPOTENCY,
+            tenant=owner.tenant,
+            owner=owner.user,
+            key=record.key,
+            body_hash=record.body_hash,
+            run_id=self.run.run_id,
+            thread_id=self.run.thread_id,
+            created_at=micros(self.now),
+        )
+        if inserted:
+            return None
+        found = tx.one(sql.GET_IDEMPOTENCY, tenant=owner.tenant, owner=owner.user, key=record.key)
+        body_hash, run_id = found if found is not None else (None, None)
+        if body_hash != record.body_hash:
+            raise IdempotencyMismatch("the idempotency key was used with another body")
+        row = tx.one(sql.GET_RUN, tenant=owner.tenant, owner=owner.user, run_id=run_id)
+        return None if row is None else run_from(row)
+
+    def _enter_thread(self, tx: Transaction) -> tuple[int, str | None, int, str]:
+        """Next ordinal, active run, pending runs (a new pending one included) and agent of the thread."""
+        run, claim = self.run, self.claim_for is not None
+        row = tx.one(
+            sql.ENTER_THREAD,
+            tenant=run.owner.tenant,
+            owner=run.owner.user,
+            thread_id=run.thread_id,
+            agent=run.agent,
+            active_run=run.run_id if claim else None,
+            pending=0 if claim else 1,
+            created_at=micros(self.now),
+            updated_at=micros(self.now),
+        )
+        if row is None:
+            raise AssertionError("an upsert returns its row")
+        next_ord, active, pending, agent = row
+        return next_ord, active, pending, agent
+
+    def _check_policy(self, tx: Transaction, *, busy: bool) -> None:
+        if busy and self.run.request.multitask_strategy is MultitaskStrategy.REJECT:
+            raise ThreadBusy("the thread has an unfinished run")
+        waiting = tx.one(sql.COUNT_PENDING)
+        if waiting is not None and waiting[0] >= self.max_pending:
+            raise QueueFull("too many runs are waiting")
+
+    def _supersede(self, tx: Transaction, active: RunId) -> RunId | None:
+        if self.run.request.multitask_strategy not in (MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK):
+            return None
+        owner = self.run.owner
+        tx.run(
+            sql.REQUEST_CANCEL,
+            tenant=owner.tenant,
+            owner=owner.user,
+            run_id=active,
+            reason=CancelReason.SUPERSEDED.value,
+        )
+        return active

@@ -1,0 +1,263 @@
+"""``ports/event_log.py`` in memory, spilled to SQL. Written by the engine, followed by ``services/streams.py``.
+
+A run that executes, or that somebody follows, has a RunLog. Its writer appends to it and its readers walk along it, so
+that a slow reader costs nothing; ``flusher.py`` stores what is new. What memory does not hold is read from the
+database, by followers too: a run that ended long ago is only that. The log of an ended run goes with its last reader.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Protocol, Self
+
+from roadworthy.domain.event import AttemptStarted, Event, EventId, RunEnded, RunEvent, RunStarted
+from roadworthy.domain.ids import RunId
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.run import Run
+from roadworthy.storage import statements as sql
+from roadworthy.storage.event_rows import event_from
+from roadworthy.storage.flusher import LINGER, RETRY, Flusher
+from roadworthy.storage.run_log import RunLog
+from roadworthy.storage.transaction import Database
+
+# Events read from the database at once.
+_PAGE = 500
+# Behind every event of an attempt.
+_LAST = 10**9
+
+
+class RunReader(Protocol):
+    """What the log needs of ``ports.store.RunStore``: the row that says whether a run has ended."""
+
+    async def get(self, owner: Owner, run_id: RunId) -> Run:
+        """See ``RunStore.get``."""
+        ...
+
+
+class SqlEventWriter:
+    """``ports.event_log.EventWriter``: one attempt's end of a RunLog."""
+
+    def __init__(self, log: RunLog, flusher: Flusher, owner: "SqlEventLog") -> None:
+        self._log = log
+        self._flusher = flusher
+        self._owner = owner
+
+    def append(self, body: RunEvent) -> Event:
+        """See the port."""
+        event = self._log.append(body)
+        if not self._log.queued:
+            self._flusher.add(self._log)
+        return event
+
+    def take_unflushed(self) -> Sequence[Event]:
+        """See the port. Events whose flush is under way are handed out too: that flush may fail, and storing an event
+        twice stores it once.
+        """
+        log = self._log
+        self._flusher.forget(log)
+        events = log.unflushed()
+        log.durable = log.end
+        log.handed = True
+        return events
+
+    def close(self, ended: Run | None) -> None:
+        """See the port."""
+        self._log.writing = False
+        self._log.ended = ended
+        self._log.wake()
+        self._owner.let_go(self._log)
+
+
+class SqlEventLog:
+    """``ports.event_log.EventLog``. An async context: inside it, events become durable; leaving it stores the rest.
+
+    ``linger``: how long a first new event waits for company. ``retry``: the pause after a write that failed.
+    """
+
+    def __init__(
+        self, database: Database, runs: RunReader, *, linger: timedelta = LINGER, retry: timedelta = RETRY
+    ) -> None:
+        self._database = database
+        self._runs = runs
+        self._logs: dict[RunId, RunLog] = {}
+        self._flusher = Flusher(database, linger=linger, retry=retry, on_clean=self.let_go)
+        self._flushing: asyncio.Task[None] | None = None
+        self.handed_over = False
+
+    async def __aenter__(self) -> Self:
+        # Owned here: awaited in __aexit__.
+        self._flushing = asyncio.get_running_loop().create_task(self._flusher.run(), name="event-flusher")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._flusher.stop()
+        if self._flushing is not None:
+            await self._flushing
+
+    async def open(self, run: Run) -> SqlEventWriter:
+        """See the port.
+
+        Raises:
+            StorageUnavailable: on a later attempt, the database cannot say what the earlier ones left.
+        """
+        log = self._logs.get(run.run_id)
+        if log is None:
+            log = self._logs[run.run_id] = RunLog(run, floor=EventId(run.ord, 0, 0))
+        writer = SqlEventWriter(log, self._flusher, self)
+        if run.attempt == 1:
+            log.begin(1, EventId(run.ord, 0, 0))
+            writer.append(RunStarted(run_id=run.run_id, thread_id=run.thread_id, agent=run.agent))
+            return writer
+        log.writing = True  # so that nobody lets go of the log before the attempt begins
+        try:
+            await self._flusher.flush(log)
+            last = await self._last_durable(run.run_id, run.ord)
+        except BaseException:
+            log.writing = False
+            self.let_go(log)
+            raise
+        log.begin(run.attempt, EventId(run.ord, run.attempt, 0))
+        writer.append(AttemptStarted(attempt=run.attempt, last_valid=None if last is None else str(last)))
+        return writer
+
+    async def follow(self, run: Run, *, after: EventId | None) -> AsyncGenerator[Sequence[Event], None]:
+        """See the port. Close it (``contextlib.aclosing``) when leaving it early."""
+        log = self._logs.get(run.run_id)
+        if log is None:
+            log = self._logs[run.run_id] = RunLog(run, floor=_stored_part(run))
+        log.readers += 1
+        try:
+            if not log.verified:
+                await self._verify(log, run)
+            walk = _Walk(log, self, after if after is not None and after.ord == run.ord else EventId(run.ord, 0, 0))
+            while batch := await walk.next():
+                yield batch
+            if log.ended is not None:
+                terminal = await self._terminal(log, log.ended)
+                if terminal.id != after:
+                    yield [terminal]
+        finally:
+            log.readers -= 1
+            self.let_go(log)
+
+    async def read(self, run: Run) -> Sequence[Event]:
+        """See the port."""
+        log = self._logs.get(run.run_id)
+        floor = EventId(run.ord, _LAST, 0) if log is None else log.floor
+        live = [] if log is None else list(log.events)
+        stored: list[Event] = []
+        position = EventId(run.ord, 0, 0)
+        while position < floor and (batch := await self.stored(run.run_id, position, floor)):
+            stored.extend(batch)
+            position = batch[-1].id
+        return [*stored, *live]
+
+    def ended(self, run: Run) -> None:
+        """See the port."""
+        log = self._logs.get(run.run_id)
+        if log is not None:
+            log.ended = run
+            log.wake()
+            self.let_go(log)
+
+    def hand_over(self) -> None:
+        """See the port."""
+        self.handed_over = True
+        for log in self._logs.values():
+            log.wake()
+
+    def let_go(self, log: RunLog) -> None:
+        """Free a log that nobody writes or reads and whose events are stored."""
+        if not (log.writing or log.readers or log.queued or log.durable < log.end):
+            self._logs.pop(log.run_id, None)
+
+    async def _verify(self, log: RunLog, run: Run) -> None:
+        """Learn of an end that came before the log was there: ``run`` may be older. A later end is told to the log."""
+        row = run if run.status.final else await self._runs.get(run.owner, run.run_id)
+        if log.verified:
+            return
+        log.verified = True
+        log.floor = _stored_part(row)
+        if row.status.final:
+            log.ended = row
+            log.wake()
+
+    async def _terminal(self, log: RunLog, ended: Run) -> Event:
+        """The RunEnded event, which follows the last event of the run's last attempt. Equal in every process."""
+        n = log.n if log.attempt == ended.attempt else 0
+        if log.attempt != ended.attempt and ended.attempt > 0:
+            last = await self._last_durable(ended.run_id, ended.ord)
+            n = last.n if last is not None and last.attempt == ended.attempt else 0
+        return Event(
+            id=EventId(ended.ord, ended.attempt, n + 1), body=RunEnded(status=ended.status, error=ended.result.error)
+        )
+
+    async def stored(self, run_id: RunId, after: EventId, to: EventId) -> Sequence[Event]:
+        """Some events behind ``after``, up to ``to``, from the database; empty when there are no more."""
+        rows = await self._database.read(
+            lambda tx: tx.all(
+                sql.EVENTS_BETWEEN,
+                run_id=run_id,
+                attempt=after.attempt,
+                n=after.n,
+                to_attempt=to.attempt,
+                to_n=to.n,
+                limit=_PAGE,
+            )
+        )
+        return [event_from(after.ord, row) for row in rows]
+
+    async def _last_durable(self, run_id: RunId, ord_: int) -> EventId | None:
+        row = await self._database.read(lambda tx: tx.one(sql.LAST_EVENT, run_id=run_id))
+        return None if row is None else EventId(ord_, row[0], row[1])
+
+
+class _Walk:
+    """One reader's way along a log: through the database up to its floor, then through memory."""
+
+    def __init__(self, log: RunLog, owner: SqlEventLog, position: EventId) -> None:
+        self._log = log
+        self._owner = owner
+        # The last event seen, and how far the database was searched for the next ones.
+        self._position = self._searched = position
+        self._generation = -1
+        self._index = 0
+
+    async def next(self) -> Sequence[Event]:
+        """The next events; none when the run has ended or the server drains."""
+        log = self._log
+        while True:
+            if self._searched < log.floor:
+                batch = await self._stored()
+            else:
+                batch = self._live()
+            if batch:
+                self._position = batch[-1].id
+                return batch
+            if self._searched >= log.floor:
+                if log.ended is not None or self._owner.handed_over:
+                    return ()
+                await log.changed()
+
+    async def _stored(self) -> Sequence[Event]:
+        floor = self._log.floor
+        batch = await self._owner.stored(self._log.run_id, self._position, floor)
+        if not batch:
+            self._searched = floor
+        return batch
+
+    def _live(self) -> Sequence[Event]:
+        log = self._log
+        if self._generation != log.generation:
+            self._generation, self._index = log.generation, log.index_after(self._position)
+        batch = log.events[self._index :]
+        self._index = len(log.events)
+        return batch
+
+
+def _stored_part(run: Run) -> EventId:
+    """The floor of a log that holds nothing yet: whatever there is of the run is in the database."""
+    return EventId(run.ord, run.attempt, _LAST if run.attempt else 0)

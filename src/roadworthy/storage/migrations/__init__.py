@@ -1,0 +1,1 @@
+"""Alembic's environment and revisions. Run by ``storage/schema.py``, never by hand."""

@@ -1,0 +1,1 @@
+"""One file per revision, named in order. ``storage/schema.py`` lists them."""

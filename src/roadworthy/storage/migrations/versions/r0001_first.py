@@ -1,0 +1,142 @@
+"""The first schema: threads, runs, idempotency records, keys, events and the ledger of model calls."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create everything."""
+    _create_threads_and_runs()
+    op.create_table(
+        "idempotency",
+        sa.Column("tenant", sa.Text, primary_key=True),
+        sa.Column("owner", sa.Text, primary_key=True),
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("body_hash", sa.Text, nullable=False),
+        sa.Column("run_id", sa.Text, nullable=False),
+        sa.Column("thread_id", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("idempotency_of_thread", "idempotency", ["tenant", "owner", "thread_id"])
+    op.create_table(
+        "api_keys",
+        sa.Column("key_id", sa.Text, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("scopes", sa.Text, nullable=False),
+        sa.Column("agents", sa.Text),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("expires_at", sa.BigInteger),
+        sa.Column("revoked_at", sa.BigInteger),
+        sa.Column("last_used_at", sa.BigInteger),
+    )
+    op.create_table(
+        "events",
+        sa.Column("run_seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("attempt", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("type", sa.Text, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+    )
+    _create_ledger()
+
+
+def downgrade() -> None:
+    """Not supported: restore a backup."""
+    raise NotImplementedError
+
+
+def _create_threads_and_runs() -> None:
+    op.create_table(
+        "threads",
+        sa.Column("tenant", sa.Text, primary_key=True),
+        sa.Column("owner", sa.Text, primary_key=True),
+        sa.Column("thread_id", sa.Text, primary_key=True),
+        sa.Column("agent", sa.Text, nullable=False),
+        sa.Column("next_ord", sa.Integer, nullable=False),
+        sa.Column("active_run", sa.Text),
+        sa.Column("pending", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+        sa.Column("metadata", sa.Text, nullable=False),
+    )
+    op.create_index("threads_by_use", "threads", ["tenant", "owner", "updated_at", "thread_id"])
+    op.create_table(
+        "runs",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+        sa.Column("run_id", sa.Text, nullable=False, unique=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("thread_id", sa.Text, nullable=False),
+        sa.Column("ord", sa.Integer, nullable=False),
+        sa.Column("agent", sa.Text, nullable=False),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("losses", sa.Integer, nullable=False),
+        sa.Column("progress_mark", sa.Text),
+        sa.Column("resume_mark", sa.Text),
+        sa.Column("rollback_of", sa.Text),
+        sa.Column("cancel_requested", sa.Text),
+        sa.Column("request", sa.Text, nullable=False),
+        sa.Column("result", sa.Text),
+        sa.Column("request_id", sa.Text, nullable=False),
+        sa.Column("key_id", sa.Text),
+        sa.Column("worker", sa.Text),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("deadline_at", sa.BigInteger, nullable=False),
+        sa.Column("started_at", sa.BigInteger),
+        sa.Column("finished_at", sa.BigInteger),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("runs_of_thread", "runs", ["tenant", "owner", "thread_id", "ord"], unique=True)
+    op.create_index("runs_of_tenant", "runs", ["tenant", "seq"])
+    running, pending = sa.text("status = 'running'"), sa.text("status = 'pending'")
+    op.create_index(
+        "runs_running",
+        "runs",
+        ["tenant", "owner", "thread_id"],
+        unique=True,
+        sqlite_where=running,
+        postgresql_where=running,
+    )
+    op.create_index(
+        "runs_pending",
+        "runs",
+        ["tenant", "owner", "thread_id", "ord"],
+        sqlite_where=pending,
+        postgresql_where=pending,
+    )
+
+
+def _create_ledger() -> None:
+    op.create_table(
+        "model_calls",
+        sa.Column("run_id", sa.Text, primary_key=True),
+        sa.Column("call_id", sa.Text, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("key_id", sa.Text),
+        sa.Column("thread_id", sa.Text, nullable=False),
+        sa.Column("agent", sa.Text, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("node", sa.Text, nullable=False),
+        sa.Column("provider", sa.Text, nullable=False),
+        sa.Column("model", sa.Text, nullable=False),
+        sa.Column("input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("output_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cache_read_tokens", sa.BigInteger, nullable=False),
+        sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
+        sa.Column("estimated", sa.Integer, nullable=False),
+        sa.Column("outcome", sa.Text, nullable=False),
+        sa.Column("started_at", sa.BigInteger, nullable=False),
+        sa.Column("finished_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("model_calls_of_owner", "model_calls", ["tenant", "owner", "finished_at"])

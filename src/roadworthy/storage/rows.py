@@ -1,0 +1,208 @@
+"""Domain values ↔ rows of ``tables.py``. Used by every repository; knows no SQL."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from roadworthy.domain.ids import AgentName, KeyId, RunId, TenantId, ThreadId, UserId
+from roadworthy.domain.principal import ApiKey, Owner, Scope
+from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
+from roadworthy.domain.thread import Thread, ThreadRef
+from roadworthy.domain.usage import ModelCall, Tokens
+from roadworthy.storage import json_text
+from roadworthy.storage.documents import request_from, request_text, result_from, result_text
+from roadworthy.storage.transaction import Param, Row
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970 of an aware moment."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def micros_or_none(moment: datetime | None) -> int | None:
+    """The same for a moment that may be missing."""
+    return None if moment is None else micros(moment)
+
+
+def moment(stored: int) -> datetime:
+    """The aware UTC moment of stored microseconds."""
+    return _EPOCH + timedelta(microseconds=stored)
+
+
+def moment_or_none(stored: int | None) -> datetime | None:
+    """The same for a column that may be null."""
+    return None if stored is None else moment(stored)
+
+
+def run_params(run: Run, *, worker: str | None) -> Mapping[str, Param]:
+    """Parameters of ``INSERT_RUN``."""
+    return {
+        "run_id": run.run_id,
+        "tenant": run.owner.tenant,
+        "owner": run.owner.user,
+        "thread_id": run.thread_id,
+        "ord": run.ord,
+        "agent": run.agent,
+        "status": run.status.value,
+        "attempt": run.attempt,
+        "losses": run.losses,
+        "progress_mark": run.progress_mark,
+        "resume_mark": run.resume_mark,
+        "rollback_of": run.rollback_of,
+        "cancel_requested": None if run.cancel_requested is None else run.cancel_requested.value,
+        "request": request_text(run.request),
+        "result": result_text(run.result) if run.status.final else None,
+        "request_id": run.request_id,
+        "key_id": run.key_id,
+        "worker": worker,
+        "created_at": micros(run.created_at),
+        "deadline_at": micros(run.deadline_at),
+        "started_at": micros_or_none(run.started_at),
+        "finished_at": micros_or_none(run.finished_at),
+    }
+
+
+def run_from(row: Row, *, result: RunResult | None = None) -> Run:
+    """A run from all columns of its table. ``result``: the row's result when it is known, which saves parsing it."""
+    (
+        _seq,
+        run_id,
+        tenant,
+        user,
+        thread_id,
+        ord_,
+        agent,
+        status,
+        attempt,
+        losses,
+        progress_mark,
+        resume_mark,
+        rollback_of,
+        cancel_requested,
+        request,
+        stored_result,
+        request_id,
+        key_id,
+        _worker,
+        created_at,
+        deadline_at,
+        started_at,
+        finished_at,
+    ) = row
+    return Run(
+        run_id=RunId(run_id),
+        owner=Owner(tenant=TenantId(tenant), user=UserId(user)),
+        thread_id=ThreadId(thread_id),
+        ord=ord_,
+        agent=AgentName(agent),
+        request=request_from(request),
+        request_id=request_id,
+        key_id=None if key_id is None else KeyId(key_id),
+        status=RunStatus(status),
+        attempt=attempt,
+        losses=losses,
+        progress_mark=progress_mark,
+        resume_mark=resume_mark,
+        rollback_of=None if rollback_of is None else RunId(rollback_of),
+        cancel_requested=None if cancel_requested is None else CancelReason(cancel_requested),
+        created_at=moment(created_at),
+        deadline_at=moment(deadline_at),
+        started_at=moment_or_none(started_at),
+        finished_at=moment_or_none(finished_at),
+        result=result_from(stored_result) if result is None else result,
+    )
+
+
+def thread_from(row: Row) -> Thread:
+    """A thread from all columns of its table."""
+    tenant, user, thread_id, agent, next_ord, active_run, _pending, created_at, updated_at, metadata = row
+    owner = Owner(tenant=TenantId(tenant), user=UserId(user))
+    return Thread(
+        ref=ThreadRef(owner=owner, thread_id=ThreadId(thread_id)),
+        agent=AgentName(agent),
+        next_ord=next_ord,
+        active_run=None if active_run is None else RunId(active_run),
+        created_at=moment(created_at),
+        updated_at=moment(updated_at),
+        metadata=cast("Mapping[str, Any]", json_text.loads(metadata)),
+    )
+
+
+def key_params(key: ApiKey) -> Mapping[str, Param]:
+    """Parameters of ``INSERT_KEY``. Scopes and agent names hold no spaces, so they are stored as words."""
+    return {
+        "key_id": key.key_id,
+        "tenant": key.owner.tenant,
+        "owner": key.owner.user,
+        "name": key.name,
+        "digest": key.digest,
+        "scopes": " ".join(sorted(key.scopes)),
+        "agents": None if key.agents is None else " ".join(sorted(key.agents)),
+        "created_at": micros(key.created_at),
+        "expires_at": micros_or_none(key.expires_at),
+        "revoked_at": micros_or_none(key.revoked_at),
+        "last_used_at": micros_or_none(key.last_used_at),
+    }
+
+
+def key_from(row: Row) -> ApiKey:
+    """A key from all columns of its table."""
+    key_id, tenant, user, name, digest, scopes, agents, created_at, expires_at, revoked_at, last_used_at = row
+    return ApiKey(
+        key_id=KeyId(key_id),
+        owner=Owner(tenant=TenantId(tenant), user=UserId(user)),
+        name=name,
+        digest=bytes(digest),
+        scopes=frozenset(Scope(word) for word in scopes.split()),
+        agents=None if agents is None else frozenset(AgentName(word) for word in agents.split()),
+        created_at=moment(created_at),
+        expires_at=moment_or_none(expires_at),
+        revoked_at=moment_or_none(revoked_at),
+        last_used_at=moment_or_none(last_used_at),
+    )
+
+
+def call_row(run: Run, call: ModelCall) -> tuple[Param, ...]:
+    """A row of the ledger, columns in the table's order."""
+    return (
+        run.run_id,
+        call.call_id,
+        run.owner.tenant,
+        run.owner.user,
+        run.key_id,
+        run.thread_id,
+        run.agent,
+        run.attempt,
+        call.node,
+        call.provider,
+        call.model,
+        call.tokens.input,
+        call.tokens.output,
+        call.tokens.cache_read,
+        call.tokens.cache_write,
+        call.tokens.reasoning,
+        int(call.estimated),
+        call.outcome,
+        micros(call.started_at),
+        micros(call.finished_at),
+    )
+
+
+def call_from(row: Row) -> ModelCall:
+    """A model call from the columns that ``CALLS_OF_RUN`` selects."""
+    call_id, node, provider, model, *tokens, estimated, outcome, started_at, finished_at = row
+    input_, output, cache_read, cache_write, reasoning = tokens
+    return ModelCall(
+        call_id=call_id,
+        node=node,
+        provider=provider,
+        model=model,
+        tokens=Tokens(input=input_, output=output, cache_read=cache_read, cache_write=cache_write, reasoning=reasoning),
+        estimated=bool(estimated),
+        outcome=outcome,
+        started_at=moment(started_at),
+        finished_at=moment(finished_at),
+    )

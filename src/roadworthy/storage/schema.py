@@ -1,0 +1,89 @@
+"""Whether a database file has the schema that this code knows, and how it gets it.
+
+Called by ``bootstrap.py`` and the CLI before ``sqlite.py`` opens the file.
+
+The usual start finds the file at the latest revision with one plain read and never imports Alembic.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from roadworthy.storage.sqlite_connection import translated
+
+# In order; the last one is what this code needs.
+REVISIONS = ("0001",)
+# Seconds that a migration waits for another process that migrates the same file.
+_PATIENCE = 30
+
+
+def migrate(path: Path) -> None:
+    """Bring a SQLite file to the latest revision, creating it when it is not there.
+
+    Atomic, and safe beside another process that does the same. The caller has asked ``schema_problem`` first.
+
+    Raises:
+        StorageUnavailable, StorageFull: the file cannot be read or written.
+    """
+    try:
+        if _revision(path) != REVISIONS[-1]:
+            _upgrade(path)
+    except sqlite3.Error as error:
+        raise translated(error) from error
+
+
+def schema_problem(path: Path) -> str | None:
+    """None when this code can use the file, if need be after ``migrate``; else what is wrong, for an operator.
+
+    Raises:
+        StorageUnavailable: the file cannot be read, or is no database.
+    """
+    try:
+        revision = _revision(path)
+    except sqlite3.Error as error:
+        raise translated(error) from error
+    if revision is None or revision in REVISIONS:
+        return None
+    return f"{path} has the schema {revision}, which this version does not know: a newer one has used it"
+
+
+def _revision(path: Path) -> str | None:
+    """The file's revision; None when there is no file or nothing in it."""
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE)) as connection:
+        known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if known else None
+        return None if row is None else str(row[0])
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _upgrade(path: Path) -> None:
+    # Imported here: half a second that only a new or an old file costs.
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine, event, exc
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(
+        f"sqlite:///{path.absolute()}", poolclass=NullPool, connect_args={"timeout": _PATIENCE, "isolation_level": None}
+    )
+    # The driver would begin lazily and not before DDL; the lock makes a second process wait and then find it done.
+    event.listen(engine, "begin", _begin_immediate)
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except exc.DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error):
+            raise error.orig from error
+        raise
+    finally:
+        engine.dispose()

@@ -1,0 +1,74 @@
+"""``ports.store.ThreadStore`` over SQL. Called by services; ``accept.py`` is what makes threads."""
+
+from roadworthy.domain.errors import InvalidRequest, NotFound, ThreadBusy
+from roadworthy.domain.page import Page
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.thread import Thread, ThreadRef
+from roadworthy.storage import statements as sql
+from roadworthy.storage.cursors import END, number, page_of
+from roadworthy.storage.rows import micros, thread_from
+from roadworthy.storage.transaction import Database, Transaction
+
+
+class SqlThreadStore:
+    """Threads as rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, ref: ThreadRef) -> Thread:
+        """See the port."""
+        row = await self._database.read(lambda tx: tx.one(sql.GET_THREAD, **_named(ref)))
+        if row is None:
+            raise NotFound("no such thread")
+        return thread_from(row)
+
+    async def list(self, owner: Owner, *, limit: int, cursor: str | None) -> Page[Thread]:
+        """See the port."""
+        before, before_id = _position(cursor)
+        rows = await self._database.read(
+            lambda tx: tx.all(
+                sql.THREADS_OF_OWNER,
+                tenant=owner.tenant,
+                owner=owner.user,
+                before=before,
+                before_id=before_id,
+                limit=limit + 1,
+            )
+        )
+        return page_of([thread_from(row) for row in rows], limit, _cursor)
+
+    async def erase(self, ref: ThreadRef) -> bool:
+        """See the port."""
+
+        def unit(tx: Transaction) -> bool:
+            found = tx.one(sql.LOCK_THREAD, **_named(ref))
+            if found is None:
+                return False
+            active_run, pending = found
+            if active_run is not None or pending > 0:
+                raise ThreadBusy("a run of the thread is unfinished")
+            tx.run(sql.ERASE_EVENTS, **_named(ref))
+            tx.run(sql.ERASE_IDEMPOTENCY, **_named(ref))
+            tx.run(sql.ERASE_RUNS, **_named(ref))
+            tx.run(sql.ERASE_THREAD, **_named(ref))
+            return True
+
+        return await self._database.write(unit)
+
+
+def _named(ref: ThreadRef) -> dict[str, str]:
+    return {"tenant": ref.owner.tenant, "owner": ref.owner.user, "thread_id": ref.thread_id}
+
+
+def _cursor(thread: Thread) -> str:
+    return f"{micros(thread.updated_at)}.{thread.ref.thread_id}"
+
+
+def _position(cursor: str | None) -> tuple[int, str]:
+    if cursor is None:
+        return END, ""
+    moment, dot, thread_id = cursor.partition(".")
+    if not dot:
+        raise InvalidRequest("the cursor is not one that this list gave out", field="cursor")
+    return number(moment), thread_id

@@ -1,0 +1,1 @@
+"""The rules of the code that a machine can check."""

@@ -1,0 +1,94 @@
+"""Runs, events and a clock for storage tests."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import cast
+
+from roadworthy.domain.event import ContentDelta, Event, EventId
+from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId
+from roadworthy.domain.lease import Lease
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.run import InputKind, MultitaskStrategy, Run, RunRequest, RunStatus
+from roadworthy.ports.event_log import EventLog
+from roadworthy.storage.transaction import T
+
+ALICE = Owner(tenant=TenantId("acme"), user=UserId("alice"))
+BOB = Owner(tenant=TenantId("acme"), user=UserId("bob"))
+# The same user name in another tenant is another user.
+STRANGER = Owner(tenant=TenantId("other"), user=UserId("alice"))
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class TickingClock:
+    """A clock that moves one millisecond on every look."""
+
+    def __init__(self) -> None:
+        self._now = START
+
+    def now(self) -> datetime:
+        self._now += timedelta(milliseconds=1)
+        return self._now
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def new_run(
+    owner: Owner = ALICE,
+    thread: str = "thread",
+    *,
+    agent: str = "demo",
+    strategy: MultitaskStrategy = MultitaskStrategy.ENQUEUE,
+    deadline_at: datetime = START + timedelta(hours=1),
+) -> Run:
+    return Run(
+        run_id=RunId(uuid.uuid4().hex),
+        owner=owner,
+        thread_id=ThreadId(thread),
+        ord=0,
+        agent=AgentName(agent),
+        request=RunRequest(
+            kind=InputKind.INPUT,
+            payload={"messages": [{"role": "user", "content": "grüß dich \U0001f600"}]},
+            multitask_strategy=strategy,
+        ),
+        request_id="request",
+        key_id=None,
+        status=RunStatus.PENDING,
+        created_at=START,
+        deadline_at=deadline_at,
+    )
+
+
+def lease_of(run: Run) -> Lease:
+    return Lease(run_id=run.run_id, owner=run.owner, attempt=run.attempt, worker="worker")
+
+
+def delta(text: str) -> ContentDelta:
+    return ContentDelta(message_id="message", text=text, node="model")
+
+
+async def everything(log: EventLog, run: Run, after: EventId | None = None) -> Sequence[Event]:
+    """What a follower sees until its stream ends."""
+    async with aclosing(generator(log.follow(run, after=after))) as batches:
+        return [event async for batch in batches for event in batch]
+
+
+def generator(batches: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    """Followers are closable; the port does not say so."""
+    return cast("AsyncGenerator[T, None]", batches)
+
+
+def ids(events: Sequence[Event]) -> list[str]:
+    return [str(event.id) for event in events]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something has happened."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)

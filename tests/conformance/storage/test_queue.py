@@ -1,0 +1,391 @@
+"""Any RunQueue: what accept, claim and the endings of a run promise."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from roadworthy.domain.errors import AgentMismatch, IdempotencyMismatch, NotFound, QueueFull, ThreadBusy
+from roadworthy.domain.event import Event, EventId
+from roadworthy.domain.ids import ThreadId
+from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunError, RunResult, RunStatus
+from roadworthy.domain.thread import ThreadRef
+from roadworthy.ports.queue import Accepted, IdempotencyRecord, RunQueue
+from roadworthy.ports.store import RunStore, ThreadStore
+from roadworthy.storage.event_log import SqlEventLog
+from roadworthy.storage.sqlite import SqliteDatabase
+from roadworthy.storage.transaction import Database
+from tests.conformance.storage.factories import ALICE, BOB, START, STRANGER, delta, lease_of, new_run
+
+DONE = RunResult(response="done", output={"answer": 42})
+GONE = RunResult(error=RunError(code="cancelled", message="stopped"))
+
+
+async def accept(queue: RunQueue, run: Run, *, worker: str | None = None, max_pending: int = 10) -> Accepted:
+    return await queue.accept(run, claim_for=worker, max_pending=max_pending, idempotency=None)
+
+
+async def started(queue: RunQueue, run: Run | None = None) -> Run:
+    accepted = await accept(queue, new_run() if run is None else run, worker="worker")
+    assert accepted.run.status is RunStatus.RUNNING
+    return accepted.run
+
+
+async def test_a_run_on_a_free_thread_starts_at_once_for_who_holds_a_slot(queue: RunQueue, runs: RunStore) -> None:
+    accepted = await accept(queue, new_run(), worker="worker")
+    assert (accepted.run.status, accepted.run.ord, accepted.run.attempt) == (RunStatus.RUNNING, 1, 1)
+    assert accepted.run.started_at is not None
+    assert await runs.get(ALICE, accepted.run.run_id) == accepted.run
+
+
+async def test_without_a_slot_a_run_waits(queue: RunQueue, runs: RunStore) -> None:
+    accepted = await accept(queue, new_run())
+    assert (accepted.run.status, accepted.run.ord, accepted.run.attempt) == (RunStatus.PENDING, 1, 0)
+    assert await runs.get(ALICE, accepted.run.run_id) == accepted.run
+
+
+async def test_a_slot_does_not_jump_a_thread_s_queue(queue: RunQueue) -> None:
+    first = await accept(queue, new_run())
+    second = await accept(queue, new_run(), worker="worker")
+    assert (first.run.ord, second.run.ord) == (1, 2)
+    assert second.run.status is RunStatus.PENDING
+
+
+async def test_threads_of_the_same_name_belong_to_their_owners(queue: RunQueue) -> None:
+    for owner in (ALICE, BOB, STRANGER):
+        run = await started(queue, new_run(owner))
+        assert (run.ord, run.owner) == (1, owner)
+
+
+async def test_a_full_queue_refuses_what_would_wait_and_stores_nothing(queue: RunQueue, threads: ThreadStore) -> None:
+    await accept(queue, new_run(thread="first"), max_pending=1)
+    with pytest.raises(QueueFull):
+        await accept(queue, new_run(thread="second"), max_pending=1)
+    with pytest.raises(NotFound):
+        await threads.get(ThreadRef(owner=ALICE, thread_id=ThreadId("second")))
+    assert (await started(queue, new_run(thread="third"))).ord == 1
+
+
+async def test_reject_refuses_a_thread_with_an_active_run(queue: RunQueue) -> None:
+    run = await started(queue)
+    with pytest.raises(ThreadBusy):
+        await accept(queue, new_run(strategy=MultitaskStrategy.REJECT), worker="worker")
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    assert (await started(queue, new_run(strategy=MultitaskStrategy.REJECT))).ord == 2
+
+
+async def test_reject_refuses_a_thread_with_a_pending_run(queue: RunQueue) -> None:
+    await accept(queue, new_run())
+    with pytest.raises(ThreadBusy):
+        await accept(queue, new_run(strategy=MultitaskStrategy.REJECT))
+
+
+async def test_reject_waits_for_a_slot_on_a_free_thread(queue: RunQueue) -> None:
+    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.REJECT))
+    assert accepted.run.status is RunStatus.PENDING
+
+
+async def test_interrupt_asks_the_active_run_to_stop(queue: RunQueue, runs: RunStore) -> None:
+    active = await started(queue)
+    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.INTERRUPT), worker="worker")
+    assert accepted.superseded == active.run_id
+    assert (accepted.run.status, accepted.run.rollback_of) == (RunStatus.PENDING, None)
+    assert (await runs.get(ALICE, active.run_id)).cancel_requested is CancelReason.SUPERSEDED
+    assert await queue.cancel_requests("worker") == [(active.run_id, CancelReason.SUPERSEDED)]
+    assert await queue.cancel_requests("another") == []
+
+
+async def test_rollback_names_the_run_whose_changes_are_undone(queue: RunQueue, runs: RunStore) -> None:
+    active = await started(queue)
+    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.ROLLBACK))
+    assert (accepted.superseded, accepted.run.rollback_of) == (active.run_id, active.run_id)
+    assert await runs.get(ALICE, accepted.run.run_id) == accepted.run
+
+
+async def test_rollback_of_nothing_is_an_ordinary_run(queue: RunQueue) -> None:
+    done = await started(queue)
+    await queue.finish(lease_of(done), RunStatus.SUCCESS, DONE, events=())
+    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.ROLLBACK), worker="worker")
+    assert (accepted.superseded, accepted.run.rollback_of) == (None, None)
+
+
+async def test_a_thread_keeps_its_agent(queue: RunQueue) -> None:
+    await started(queue)
+    with pytest.raises(AgentMismatch):
+        await accept(queue, new_run(agent="another"))
+    assert (await accept(queue, new_run())).run.ord == 2
+
+
+async def test_the_same_key_and_body_is_the_same_run(queue: RunQueue) -> None:
+    record = IdempotencyRecord(key="key", body_hash="hash")
+    first = await queue.accept(new_run(), claim_for=None, max_pending=1, idempotency=record)
+    again = await queue.accept(new_run(), claim_for="worker", max_pending=1, idempotency=record)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert again.run == first.run
+
+
+async def test_the_same_key_with_another_body_is_refused(queue: RunQueue) -> None:
+    await queue.accept(
+        new_run(), claim_for=None, max_pending=9, idempotency=IdempotencyRecord(key="key", body_hash="one")
+    )
+    with pytest.raises(IdempotencyMismatch):
+        await queue.accept(
+            new_run(), claim_for=None, max_pending=9, idempotency=IdempotencyRecord(key="key", body_hash="two")
+        )
+
+
+async def test_keys_of_two_users_are_two_keys(queue: RunQueue) -> None:
+    record = IdempotencyRecord(key="key", body_hash="hash")
+    for owner in (ALICE, BOB, STRANGER):
+        accepted = await queue.accept(new_run(owner), claim_for=None, max_pending=9, idempotency=record)
+        assert not accepted.replayed
+
+
+async def test_a_refused_accept_does_not_use_up_its_key(queue: RunQueue) -> None:
+    await accept(queue, new_run(thread="waiting"))
+    record = IdempotencyRecord(key="key", body_hash="hash")
+    with pytest.raises(QueueFull):
+        await queue.accept(new_run(), claim_for=None, max_pending=1, idempotency=record)
+    accepted = await queue.accept(new_run(), claim_for="worker", max_pending=1, idempotency=record)
+    assert not accepted.replayed
+
+
+async def test_fifty_accepts_with_one_key_are_one_run(queue: RunQueue, runs: RunStore) -> None:
+    record = IdempotencyRecord(key="key", body_hash="hash")
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(queue.accept(new_run(), claim_for="worker", max_pending=0, idempotency=record))
+            for _ in range(50)
+        ]
+    accepted = [task.result() for task in tasks]
+    assert len({one.run.run_id for one in accepted}) == 1
+    assert sum(not one.replayed for one in accepted) == 1
+    page = await runs.list_of_thread(ALICE, ThreadId("thread"), limit=100, cursor=None)
+    assert len(page.items) == 1
+
+
+async def test_fifty_accepts_on_one_thread_get_gapless_ordinals(queue: RunQueue) -> None:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(accept(queue, new_run(), worker="worker", max_pending=100)) for _ in range(50)]
+    accepted = [task.result().run for task in tasks]
+    assert sorted(run.ord for run in accepted) == list(range(1, 51))
+    assert [run.ord for run in accepted if run.status is RunStatus.RUNNING] == [1]
+
+
+async def test_claim_takes_a_waiting_run(queue: RunQueue, runs: RunStore, threads: ThreadStore) -> None:
+    waiting = (await accept(queue, new_run())).run
+    run = await queue.claim(waiting.run_id, worker="worker")
+    assert run is not None
+    assert (run.status, run.attempt) == (RunStatus.RUNNING, 1)
+    assert run.started_at is not None
+    assert await runs.get(ALICE, run.run_id) == run
+    assert (await threads.get(ThreadRef(owner=ALICE, thread_id=run.thread_id))).active_run == run.run_id
+    assert await queue.claim(waiting.run_id, worker="worker") is None
+
+
+async def test_claim_keeps_the_order_of_a_thread(queue: RunQueue) -> None:
+    first, second = [(await accept(queue, new_run())).run for _ in range(2)]
+    assert await queue.claim(second.run_id, worker="worker") is None
+    run = await queue.claim(first.run_id, worker="worker")
+    assert run is not None
+    assert await queue.claim(second.run_id, worker="worker") is None
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    assert await queue.claim(second.run_id, worker="worker") is not None
+
+
+async def test_a_cancelled_waiting_run_neither_starts_nor_holds_up_the_next(queue: RunQueue) -> None:
+    first, second = [(await accept(queue, new_run())).run for _ in range(2)]
+    await queue.request_cancel(first, CancelReason.REQUESTED)
+    assert await queue.claim(first.run_id, worker="worker") is None
+    assert [waiting.run_id for waiting in await queue.waiting()] == [second.run_id]
+    assert await queue.claim(second.run_id, worker="worker") is not None
+    assert await queue.end_pending(first, RunStatus.CANCELLED, GONE) is not None
+
+
+async def test_fifty_claims_of_one_run_are_won_once(queue: RunQueue) -> None:
+    waiting = (await accept(queue, new_run())).run
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(queue.claim(waiting.run_id, worker=f"worker {n}")) for n in range(50)]
+    assert sum(task.result() is not None for task in tasks) == 1
+
+
+async def test_waiting_names_the_oldest_claimable_run_of_each_user(queue: RunQueue) -> None:
+    busy = await started(queue, new_run(thread="busy"))
+    behind = (await accept(queue, new_run(thread="busy"))).run
+    alices = (await accept(queue, new_run(thread="idle"))).run
+    await accept(queue, new_run(thread="idle"))
+    bobs = (await accept(queue, new_run(BOB))).run
+    strangers = (await accept(queue, new_run(STRANGER))).run
+    assert [waiting.run_id for waiting in await queue.waiting()] == [alices.run_id, bobs.run_id, strangers.run_id]
+    await queue.finish(lease_of(busy), RunStatus.SUCCESS, DONE, events=())
+    assert [waiting.run_id for waiting in await queue.waiting()][0] == behind.run_id
+
+
+async def test_finish_ends_the_run_and_frees_the_thread(
+    queue: RunQueue, runs: RunStore, threads: ThreadStore
+) -> None:
+    run = await started(queue)
+    ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    assert ended is not None
+    assert (ended.status, ended.result, ended.attempt) == (RunStatus.SUCCESS, DONE, 1)
+    assert ended.finished_at is not None
+    assert await runs.get(ALICE, run.run_id) == ended
+    assert (await threads.get(ThreadRef(owner=ALICE, thread_id=run.thread_id))).active_run is None
+
+
+async def test_finish_stores_its_last_events_with_the_end(queue: RunQueue, runs: RunStore, database: Database) -> None:
+    run = await started(queue)
+    events = [Event(id=EventId(1, 1, n), body=delta(str(n))) for n in range(1, 121)]
+    ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=events)
+    assert ended is not None
+    assert list(await SqlEventLog(database, runs).read(ended)) == events
+
+
+async def test_a_lost_lease_finishes_nothing(queue: RunQueue, runs: RunStore) -> None:
+    run = await started(queue)
+    assert await queue.reap(run, losses=1, progress_mark="mark") is not None
+    again = await queue.claim(run.run_id, worker="another")
+    assert again is not None
+    assert again.attempt == 2
+    assert await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=()) is None
+    assert await queue.release(lease_of(run)) is None
+    assert await queue.reap(run, losses=2, progress_mark=None) is None
+    assert await queue.end_orphan(run, RunStatus.ERROR, GONE) is None
+    assert not await queue.note_resume_mark(lease_of(run), "mark")
+    assert await runs.get(ALICE, run.run_id) == again
+
+
+async def test_a_foreign_owner_s_lease_moves_nothing(queue: RunQueue, runs: RunStore) -> None:
+    run = await started(queue)
+    stolen = replace(lease_of(run), owner=STRANGER)
+    assert await queue.finish(stolen, RunStatus.SUCCESS, DONE, events=()) is None
+    assert await queue.release(stolen) is None
+    assert await runs.get(ALICE, run.run_id) == run
+
+
+async def test_release_gives_the_run_back_unharmed(queue: RunQueue) -> None:
+    run = await started(queue)
+    released = await queue.release(lease_of(run))
+    assert released == replace(run, status=RunStatus.PENDING)
+    again = await queue.claim(run.run_id, worker="another")
+    assert again is not None
+    assert (again.attempt, again.losses, again.started_at) == (2, 0, run.started_at)
+
+
+async def test_a_released_run_goes_before_what_came_later(queue: RunQueue) -> None:
+    run = await started(queue)
+    later = (await accept(queue, new_run())).run
+    await queue.release(lease_of(run))
+    assert await queue.claim(later.run_id, worker="worker") is None
+    assert await queue.claim(run.run_id, worker="worker") is not None
+
+
+async def test_two_losses_isolate_a_run(queue: RunQueue) -> None:
+    run = await started(queue)
+    for losses, isolated in ((1, False), (2, True)):
+        reaped = await queue.reap(run, losses=losses, progress_mark="mark")
+        assert reaped is not None
+        assert (reaped.losses, reaped.progress_mark, reaped.status) == (losses, "mark", RunStatus.PENDING)
+        assert [waiting.isolated for waiting in await queue.waiting()] == [isolated]
+        claimed = await queue.claim(run.run_id, worker="worker")
+        assert claimed is not None
+        run = claimed
+
+
+async def test_every_running_row_is_an_orphan_at_start(queue: RunQueue) -> None:
+    running = [await started(queue, new_run(thread=name)) for name in ("one", "two")]
+    await accept(queue, new_run(thread="three"))
+    assert list(await queue.orphans()) == running
+
+
+async def test_the_end_of_an_orphan_counts_as_an_attempt(queue: RunQueue, threads: ThreadStore) -> None:
+    run = await started(queue)
+    ended = await queue.end_orphan(run, RunStatus.TIMEOUT, GONE)
+    assert ended is not None
+    assert (ended.status, ended.attempt, ended.result) == (RunStatus.TIMEOUT, 2, GONE)
+    assert (await threads.get(ThreadRef(owner=ALICE, thread_id=run.thread_id))).active_run is None
+
+
+async def test_a_run_that_never_started_ends_with_attempt_zero(queue: RunQueue, runs: RunStore) -> None:
+    waiting = (await accept(queue, new_run())).run
+    ended = await queue.end_pending(waiting, RunStatus.CANCELLED, GONE)
+    assert ended is not None
+    assert (ended.status, ended.attempt, ended.started_at) == (RunStatus.CANCELLED, 0, None)
+    assert await queue.end_pending(waiting, RunStatus.CANCELLED, GONE) is None
+    assert await runs.get(ALICE, waiting.run_id) == ended
+    assert (await started(queue)).ord == 2
+
+
+async def test_a_run_that_waits_again_ends_with_an_attempt_of_its_own(queue: RunQueue) -> None:
+    released = await queue.release(lease_of(await started(queue)))
+    assert released is not None
+    ended = await queue.end_pending(released, RunStatus.CANCELLED, GONE)
+    assert ended is not None
+    assert ended.attempt == 2
+
+
+async def test_a_running_run_is_not_ended_as_a_pending_one(queue: RunQueue, threads: ThreadStore) -> None:
+    waiting = (await accept(queue, new_run())).run
+    run = await queue.claim(waiting.run_id, worker="worker")
+    assert run is not None
+    assert await queue.end_pending(waiting, RunStatus.CANCELLED, GONE) is None
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    assert await threads.erase(ThreadRef(owner=ALICE, thread_id=run.thread_id))
+
+
+async def test_the_first_reason_to_cancel_stays(queue: RunQueue) -> None:
+    run = await started(queue)
+    first = await queue.request_cancel(run, CancelReason.DISCONNECTED)
+    second = await queue.request_cancel(run, CancelReason.REQUESTED)
+    assert first == second == replace(run, cancel_requested=CancelReason.DISCONNECTED)
+
+
+async def test_cancelling_an_ended_run_changes_nothing(queue: RunQueue) -> None:
+    run = await started(queue)
+    ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    assert await queue.request_cancel(run, CancelReason.REQUESTED) == ended
+
+
+async def test_cancelling_an_erased_run_finds_nothing(queue: RunQueue, threads: ThreadStore) -> None:
+    run = await started(queue)
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    await threads.erase(ThreadRef(owner=ALICE, thread_id=run.thread_id))
+    with pytest.raises(NotFound):
+        await queue.request_cancel(run, CancelReason.REQUESTED)
+
+
+async def test_a_resume_mark_is_kept(queue: RunQueue, runs: RunStore) -> None:
+    run = await started(queue)
+    assert await queue.note_resume_mark(lease_of(run), "mark")
+    assert (await runs.get(ALICE, run.run_id)).resume_mark == "mark"
+
+
+async def test_expired_names_pending_runs_past_their_deadline_or_cancelled(queue: RunQueue) -> None:
+    late = (await accept(queue, new_run(thread="late", deadline_at=START))).run
+    await accept(queue, new_run(thread="patient"))
+    unwanted = (await accept(queue, new_run(thread="unwanted"))).run
+    await queue.request_cancel(unwanted, CancelReason.REQUESTED)
+    await started(queue, new_run(thread="running", deadline_at=START))
+    expired = await queue.expired(START + timedelta(seconds=1))
+    assert [run.run_id for run in expired] == [late.run_id, unwanted.run_id]
+
+
+async def test_a_run_without_waiting_takes_two_transactions_and_five_statements(
+    queue: RunQueue, database: Database
+) -> None:
+    assert isinstance(database, SqliteDatabase)
+    run = await started(queue)
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=[Event(id=EventId(1, 1, 1), body=delta("x"))])
+    assert (database.counters.transactions, database.counters.written, database.counters.read) == (2, 5, 0)
+
+
+async def test_a_run_that_waits_takes_three_transactions_and_eight_statements(
+    queue: RunQueue, database: Database
+) -> None:
+    assert isinstance(database, SqliteDatabase)
+    waiting = (await accept(queue, new_run())).run
+    run = await queue.claim(waiting.run_id, worker="worker")
+    assert run is not None
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=[Event(id=EventId(1, 1, 1), body=delta("x"))])
+    assert (database.counters.transactions, database.counters.written) == (3, 8)

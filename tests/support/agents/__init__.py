@@ -1,0 +1,1 @@
+"""Agents that the tests serve: loaded by server processes as any user's code would be."""

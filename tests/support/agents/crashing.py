@@ -1,0 +1,64 @@
+"""The same agent in a server that kills itself at a named point of its own code, once.
+
+CRASH_AT names the point; CRASH_MARK is a file that is made just before, so that the next process lives on. The points
+are patched from here because a served agent runs inside the server: the product itself has no failpoints.
+"""
+
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from roadworthy.runtimes.langgraph import checkpoints
+from roadworthy.storage import queue
+from tests.support.agents.claude import graph
+
+__all__ = ["graph"]
+
+Call = Callable[..., Awaitable[Any]]
+
+
+def crash() -> None:
+    """Die as by kill -9, unless that happened before."""
+    mark = Path(os.environ["CRASH_MARK"])
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), 9)
+
+
+def before(call: Call) -> Call:
+    """Die instead of the call."""
+
+    @functools.wraps(call)
+    async def dying(*args: Any, **kwargs: Any) -> Any:
+        crash()
+        return await call(*args, **kwargs)
+
+    return dying
+
+
+def after(call: Call) -> Call:
+    """Die when the call has done its work."""
+
+    @functools.wraps(call)
+    async def dying(*args: Any, **kwargs: Any) -> Any:
+        result = await call(*args, **kwargs)
+        crash()
+        return result
+
+    return dying
+
+
+POINTS: dict[str, tuple[type, str, Callable[[Call], Call]]] = {
+    "before-accept": (queue.SqlRunQueue, "accept", before),
+    "after-accept": (queue.SqlRunQueue, "accept", after),
+    "before-finish": (queue.SqlRunQueue, "finish", before),
+    "after-finish": (queue.SqlRunQueue, "finish", after),
+    "before-checkpoint": (checkpoints.RunSaver, "aput", before),
+    "after-checkpoint": (checkpoints.RunSaver, "aput", after),
+}
+
+if point := os.environ.get("CRASH_AT"):
+    owner, name, how = POINTS[point]
+    setattr(owner, name, how(getattr(owner, name)))

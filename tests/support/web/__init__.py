@@ -1,0 +1,1 @@
+"""Services that a test moves by hand, and a real server in front of them."""

@@ -1,0 +1,172 @@
+"""API keys: what opens, what does not, and that nothing secret is stored or shown."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from roadworthy.domain.errors import ConfigError, NotFound, Unauthenticated
+from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
+from roadworthy.domain.principal import USER_SCOPES, ApiKey, Owner, Scope
+from roadworthy.services.keys import Keys
+
+ANN = Owner(tenant=TenantId("default"), user=UserId("ann"))
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def monotonic(self) -> float:
+        return self.moment.timestamp()
+
+
+class MemoryKeys:
+    def __init__(self) -> None:
+        self.keys: dict[KeyId, ApiKey] = {}
+        self.finds = 0
+
+    async def find(self, key_id: KeyId) -> ApiKey | None:
+        self.finds += 1
+        return self.keys.get(key_id)
+
+    async def insert(self, key: ApiKey) -> bool:
+        return self.keys.setdefault(key.key_id, key) is key
+
+    async def list(self, tenant: TenantId | None) -> list[ApiKey]:
+        return [key for key in self.keys.values() if tenant in (None, key.owner.tenant)]
+
+    async def end(
+        self, tenant: TenantId | None, key_id: KeyId, *, revoked_at: datetime | None, expires_at: datetime | None
+    ) -> bool:
+        key = self.keys.get(key_id)
+        if key is None or tenant not in (None, key.owner.tenant):
+            return False
+        self.keys[key_id] = ApiKey(
+            key_id=key.key_id,
+            owner=key.owner,
+            name=key.name,
+            digest=key.digest,
+            scopes=key.scopes,
+            agents=key.agents,
+            created_at=key.created_at,
+            expires_at=expires_at or key.expires_at,
+            revoked_at=revoked_at or key.revoked_at,
+        )
+        return True
+
+    async def touch(self, tenant: TenantId, key_id: KeyId, moment: datetime) -> None:
+        raise AssertionError("not used")
+
+    async def any(self) -> bool:
+        return bool(self.keys)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def store() -> MemoryKeys:
+    return MemoryKeys()
+
+
+@pytest.fixture
+def keys(store: MemoryKeys, clock: FakeClock) -> Keys:
+    return Keys(store, clock, b"pepper-of-the-test")
+
+
+async def test_a_new_key_opens_its_owners_door_and_nothing_else(keys: Keys) -> None:
+    new = await keys.create(ANN, agents=frozenset({AgentName("demo")}))
+    principal = await keys.authenticate(new.text)
+    assert principal.owner == ANN
+    assert principal.scopes == USER_SCOPES
+    assert principal.agents == {"demo"}
+
+
+async def test_the_text_is_neither_stored_nor_shown(keys: Keys, store: MemoryKeys) -> None:
+    new = await keys.create(ANN)
+    secret = new.text[len("rw_live_") + 12 :]
+    assert secret not in repr(store.keys)
+    assert secret not in repr(new)
+
+
+async def test_a_wrong_character_anywhere_closes_the_door(keys: Keys) -> None:
+    text = (await keys.create(ANN)).text
+    for place in range(len(text)):
+        other = "A" if text[place] != "A" else "B"
+        with pytest.raises(Unauthenticated):
+            await keys.authenticate(text[:place] + other + text[place + 1 :])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "rw_live_", "rw_live_short", "x" * 5000, "rw_live_" + "é" * 20, "rw_live_" + "a" * 50]
+)
+async def test_what_is_no_key_is_refused(keys: Keys, text: str) -> None:
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(text)
+
+
+async def test_another_pepper_makes_every_key_useless(keys: Keys, store: MemoryKeys, clock: FakeClock) -> None:
+    text = (await keys.create(ANN)).text
+    with pytest.raises(Unauthenticated):
+        await Keys(store, clock, b"another-pepper").authenticate(text)
+
+
+async def test_revocation_bites_as_soon_as_the_cache_is_old(keys: Keys, store: MemoryKeys, clock: FakeClock) -> None:
+    new = await keys.create(ANN)
+    await keys.authenticate(new.text)
+    await Keys(store, clock, b"pepper-of-the-test").revoke(None, new.key.key_id)
+    await keys.authenticate(new.text)
+    clock.moment += timedelta(seconds=2)
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(new.text)
+
+
+async def test_a_rotated_key_lives_through_its_grace(keys: Keys, clock: FakeClock) -> None:
+    old = await keys.create(ANN, scopes=frozenset({Scope.RUNS_READ}))
+    new = await keys.rotate(None, old.key.key_id, grace=timedelta(hours=1))
+    assert (await keys.authenticate(old.text)).scopes == (await keys.authenticate(new.text)).scopes
+    clock.moment += timedelta(hours=1)
+    assert (await keys.authenticate(new.text)).owner == ANN
+    with pytest.raises(Unauthenticated):
+        await keys.authenticate(old.text)
+
+
+async def test_another_tenants_key_cannot_be_ended(keys: Keys) -> None:
+    new = await keys.create(ANN)
+    with pytest.raises(NotFound):
+        await keys.revoke(TenantId("other"), new.key.key_id)
+    with pytest.raises(NotFound):
+        await keys.rotate(TenantId("other"), new.key.key_id, grace=timedelta(0))
+
+
+async def test_a_given_admin_key_is_registered_once(keys: Keys, store: MemoryKeys) -> None:
+    text = "rw_live_given_by_the_operator"
+    await keys.register_admin(text)
+    await keys.register_admin(text)
+    assert len(store.keys) == 1
+    assert Scope.ADMIN in (await keys.authenticate(text)).scopes
+
+
+async def test_a_given_admin_key_that_is_none_is_refused(keys: Keys) -> None:
+    with pytest.raises(ConfigError, match="rw_live_"):
+        await keys.register_admin("hunter2")
+
+
+async def test_only_an_empty_database_gets_a_first_admin(keys: Keys) -> None:
+    first = await keys.first_admin()
+    assert first is not None
+    assert Scope.ADMIN in (await keys.authenticate(first.text)).scopes
+    assert await keys.first_admin() is None
+
+
+async def test_an_unknown_key_is_looked_up_each_time_so_that_a_new_one_works_at_once(
+    keys: Keys, store: MemoryKeys, clock: FakeClock
+) -> None:
+    other_process = Keys(store, clock, b"pepper-of-the-test")
+    text = (await other_process.create(ANN)).text
+    assert (await keys.authenticate(text)).owner == ANN

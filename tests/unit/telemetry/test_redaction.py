@@ -1,0 +1,62 @@
+import pytest
+
+from roadworthy.telemetry.redaction import Redaction, mask_texts, texts_in
+
+KEY = "rw_live_" + "0aZ_-" * 10
+
+
+@pytest.mark.parametrize(
+    ("text", "secret"),
+    [
+        (f"key {KEY} refused", KEY),
+        ("Anthropic said: invalid sk-ant-api03-AbC_d-123", "sk-ant-api03-AbC_d-123"),
+        ("openai sk-proj-abcdefgh12345", "sk-proj-abcdefgh12345"),
+        ("tavily tvly-dev-abc123", "tvly-dev-abc123"),
+        ("headers: {'Authorization': 'Bearer abc.def.ghi'}", "abc.def.ghi"),
+        ("authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
+        ("x-api-key: 1234abcd", "1234abcd"),
+        ("api_key='hushhush'", "hushhush"),
+        ("postgresql://app:s3cr3t@db/roadworthy", "s3cr3t"),
+        ("1 error: input_value='dear diary', input_type=str", "dear diary"),
+    ],
+)
+def test_a_secret_is_known_by_its_shape(text: str, secret: str) -> None:
+    assert secret not in Redaction().text(text)
+
+
+def test_a_secret_setting_is_known_by_its_value() -> None:
+    redaction = Redaction(["correct horse", "correct horse battery"])
+    assert (
+        redaction.text("said 'correct horse battery', then 'correct horse'") == "said '[redacted]', then '[redacted]'"
+    )
+
+
+def test_a_value_too_short_to_be_a_secret_masks_nothing() -> None:
+    assert Redaction(["a", ""]).text("a plain text") == "a plain text"
+
+
+def test_ordinary_text_stays_as_it_is() -> None:
+    text = "GET /agent/runs/0af3 answered 404 in 3 ms; the bearer of bad news keyed it in: task-force, risk-free"
+    assert Redaction(["something else"]).text(text) == text
+
+
+def test_secrets_are_found_in_names_and_at_any_depth() -> None:
+    value = Redaction().value({"a": [{KEY: (KEY, 1, None, True)}]})
+    assert KEY not in str(value)
+    assert value == {"a": [{"[redacted]": ["[redacted]", 1, None, True]}]}
+
+
+def test_what_is_no_json_becomes_its_redacted_text() -> None:
+    assert Redaction().value(ValueError(f"bad {KEY}")) == "bad [redacted]"
+
+
+def test_texts_of_a_request_are_masked_in_what_an_exception_says() -> None:
+    payload = {"messages": [{"role": "user", "content": "my diagnosis\nis bad"}]}
+    text = "ValueError: cannot read 'my diagnosis\\nis bad' (my diagnosis\nis bad)"
+    masked = mask_texts(text, texts_in(payload))
+    assert "diagnosis" not in masked
+    assert masked.startswith("ValueError: cannot read '[message]'")
+
+
+def test_a_short_text_blanks_out_nothing() -> None:
+    assert mask_texts("KeyError: 'a'", ["a"]) == "KeyError: 'a'"
