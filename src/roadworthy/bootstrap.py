@@ -4,25 +4,260 @@ Called by ``cli``; ``app.py`` puts the HTTP side on top of what is yielded here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
-from roadworthy.domain.errors import ConfigError, StorageUnavailable
-from roadworthy.domain.ids import new_id
+from roadworthy.domain.errors import ConfigError
+from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.heartbeat import Watchdog
 from roadworthy.engine.reaper import reap_orphans
+from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.ports.runtime import AgentRuntime, Caps
+from roadworthy.ports.store import KeyStore
 from roadworthy.ports.telemetry import Telemetry
-from roadworthy.runtimes.langgraph.loader import LoadedAgent
+from roadworthy.runtimes.langgraph.registry import LoadedAgent
+from roadworthy.runtimes.langgraph.runtime import open_runtime
+from roadworthy.runtimes.langgraph.store import StoreConfig
+from roadworthy.runtimes.langgraph.threads import TrackingExecutor
 from roadworthy.services.admission import Admission
 from roadworthy.services.agents import Agents
 from roadworthy.services.keys import Keys, NewKey
-from roadworthy.services.readiness import Readiness
+from roadworthy.services.readiness import Probe, Readiness
 from roadworthy.services.runs import Runs
 from roadworthy.services.streams import Streams
 from roadworthy.services.threads import Threads
 from roadworthy.settings import Settings
+from roadworthy.storage.event_log import SqlEventLog
+from roadworthy.storage.folder import DataFolder, open_folder
+from roadworthy.storage.health import database_problem
+from roadworthy.storage.keys import SqlKeyStore
+from roadworthy.storage.ledger import SqlLedger
+from roadworthy.storage.queue import SqlRunQueue
+from roadworthy.storage.runs import SqlRunStore
+from roadworthy.storage.schema import migrate, schema_problem
+from roadworthy.storage.sqlite import SqliteDatabase, open_sqlite
+from roadworthy.storage.threads import SqlThreadStore
+from roadworthy.telemetry.clock import SystemClock
+
+__all__ = ["Container", "EngineStuck", "Project", "bootstrap", "builtin_agents", "open_keys"]
+
+# Threads for sync nodes and tools: a slot may use several at once, and one that hangs must not starve the others.
+_THREADS_PER_SLOT = 4
+_MIN_THREADS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """What is served: the agents, the first one being the default, and how their store is indexed."""
+
+    agents: Sequence[LoadedAgent]
+    store: StoreConfig | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """Everything that is wired. ``first_key``: the admin key of a first start, to be shown once."""
+
+    agents: Agents
+    runs: Runs
+    streams: Streams
+    threads: Threads
+    keys: Keys
+    readiness: Readiness
+    worker: Worker
+    runtime: AgentRuntime
+    database: SqliteDatabase
+    agent_names: Sequence[AgentName]
+    first_key: NewKey | None
+
+    async def drain(self) -> None:
+        """Bring every run to a safe place; accept no new one."""
+        await self.worker.drain()
+
+
+@asynccontextmanager
+async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) -> AsyncGenerator[Container]:
+    """A running engine on the data folder of ``settings``. Interrupted runs are back in line when it is yielded.
+
+    Raises:
+        ConfigError: the data folder, the schema or the admin key is not usable.
+        StorageUnavailable, StorageFull: the database cannot be opened.
+        EngineStuck: (from the body) every slot was lost to threads that do not end.
+    """
+    folder = open_folder(settings.data_dir)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(folder.locked())
+        _prepare_schema(folder)
+        database = await stack.enter_async_context(open_sqlite(folder.database))
+        keys = open_keys(SqlKeyStore(database), settings, folder)
+        executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
+        asyncio.get_running_loop().set_default_executor(executor)
+        runtime = await stack.enter_async_context(_open_runtime(settings, project, folder))
+        around = await _surroundings(stack, settings, database, runtime, telemetry)
+        worker = Worker(
+            around,
+            WorkerLimits(
+                slots=settings.max_concurrent_requests,
+                queue_size=settings.queue_size,
+                drain_timeout=settings.drain_timeout,
+            ),
+        )
+        revived = await reap_orphans(around)
+        if revived:
+            telemetry.worker_note("runs_recovered", count=revived)
+        first_key = await _prepare_keys(keys, settings)
+        watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
+        async with (
+            worker.under_way(),
+            _beside(watchdog.keep_beating(), watch_slots(worker, settings.stuck_timeout, telemetry)),
+        ):
+            yield _container(settings, database, runtime, around, worker, keys, first_key)
+
+
+def open_keys(store: KeyStore, settings: Settings, folder: DataFolder) -> Keys:
+    """The key service with the pepper that the settings or the data folder hold.
+
+    Raises:
+        ConfigError: the pepper's file is not usable.
+    """
+    pepper = settings.key_pepper.get_secret_value().encode() if settings.key_pepper else folder.pepper()
+    return Keys(store, SystemClock(), pepper)
+
+
+def builtin_agents(settings: Settings) -> Sequence[LoadedAgent]:
+    """``demo``, and ``assistant`` in front of it when a model is configured.
+
+    Raises:
+        ConfigError: the assistant cannot be built from the settings.
+    """
+    # Only what is served is imported: the assistant alone costs seconds.
+    from roadworthy.agents import demo
+
+    agents = [LoadedAgent(name=AgentName("demo"), graph=demo.build(), description="Answers questions about Roadworthy")]
+    if settings.model or settings.anthropic_api_key:
+        agents.insert(0, _assistant(settings))
+    return agents
+
+
+def _assistant(settings: Settings) -> LoadedAgent:
+    from roadworthy.agents import assistant
+    from roadworthy.agents.models import DEFAULT_MODEL
+
+    config = assistant.AssistantConfig(
+        model=settings.model or DEFAULT_MODEL,
+        base_url=settings.model_base_url,
+        fallback_model=settings.fallback_model,
+        tavily=settings.tavily_api_key is not None,
+    )
+    try:
+        graph = assistant.build(config)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"the built-in assistant cannot be built for {config.model}: {error}") from error
+    return LoadedAgent(name=AgentName("assistant"), graph=graph, description="A helpful assistant")
+
+
+def _prepare_schema(folder: DataFolder) -> None:
+    problem = schema_problem(folder.database)
+    if problem is not None:
+        raise ConfigError(problem)
+    migrate(folder.database)
+
+
+@asynccontextmanager
+async def _open_runtime(settings: Settings, project: Project, folder: DataFolder) -> AsyncGenerator[AgentRuntime]:
+    async with open_runtime(
+        project.agents,
+        folder=folder.path,
+        tool_timeout=settings.tool_timeout,
+        tool_output_max=settings.tool_output_max,
+        store_scope=settings.store_scope,
+        store_index=project.store,
+        extra_types=settings.state_types,
+        clock=SystemClock(),
+    ) as runtime:
+        yield runtime
+
+
+async def _surroundings(
+    stack: AsyncExitStack,
+    settings: Settings,
+    database: SqliteDatabase,
+    runtime: AgentRuntime,
+    telemetry: Telemetry,
+) -> Surroundings:
+    clock = SystemClock()
+    return Surroundings(
+        worker=f"worker-{new_id()[:12]}",
+        queue=SqlRunQueue(database, clock),
+        log=await stack.enter_async_context(SqlEventLog(database, SqlRunStore(database))),
+        ledger=SqlLedger(database),
+        runtime=runtime,
+        clock=clock,
+        telemetry=telemetry,
+        caps=Caps(steps=settings.max_steps, model_calls=settings.max_model_calls, tool_calls=settings.max_tool_calls),
+        idle_timeout=settings.idle_timeout,
+    )
+
+
+async def _prepare_keys(keys: Keys, settings: Settings) -> NewKey | None:
+    if not settings.auth:
+        return None
+    if settings.admin_key is not None:
+        await keys.register_admin(settings.admin_key.get_secret_value())
+        return None
+    return await keys.first_admin()
+
+
+@asynccontextmanager
+async def _beside(*chores: Coroutine[None, None, None]) -> AsyncGenerator[None]:
+    """Run the chores beside the body; one that fails ends the body, the body's end ends them all."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(chore) for chore in chores]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _container(
+    settings: Settings,
+    database: SqliteDatabase,
+    runtime: AgentRuntime,
+    around: Surroundings,
+    worker: Worker,
+    keys: Keys,
+    first_key: NewKey | None,
+) -> Container:
+    agents = Agents(runtime)
+    store = SqlRunStore(database)
+    return Container(
+        agents=agents,
+        runs=Runs(
+            runtime=runtime,
+            agents=agents,
+            admission=Admission(worker),
+            dispatcher=worker,
+            store=store,
+            log=around.log,
+            clock=around.clock,
+            new_id=new_id,
+            timeout=settings.request_timeout,
+        ),
+        streams=Streams(around.log),
+        threads=Threads(threads=SqlThreadStore(database), runs=store, runtime=runtime),
+        keys=keys,
+        readiness=Readiness(worker, _probes(database, runtime)),
+        worker=worker,
+        runtime=runtime,
+        database=database,
+        agent_names=[agent.name for agent in runtime.agents()],
+        first_key=first_key,
+    )
+
+
+def _probes(database: SqliteDatabase, runtime: AgentRuntime) -> Mapping[str, Probe]:
+    return {"database": lambda: database_problem(database), "checkpoints": runtime.ready}

@@ -1,6 +1,6 @@
 """Every setting of the server, read once from the environment by ``cli`` and handed down.
 
-The only reader of the environment. Groups are frozen; ``docs/configuration.md`` is generated from the descriptions here.
+The only reader of the environment. Groups are frozen; ``docs/configuration.md`` is generated from the descriptions.
 Names known from other services keep their plain form; everything else is ``ROADWORTHY_…``.
 """
 
@@ -12,10 +12,20 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+_YEAR_SECONDS = 31_536_000
+
 
 def _seconds(value: object) -> object:
     """Durations are written as plain seconds in the environment."""
-    return timedelta(seconds=float(value)) if isinstance(value, str | int | float) else value
+    if not isinstance(value, str | int | float):
+        return value
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise ValueError("must be a number of seconds") from None
+    if not abs(seconds) <= _YEAR_SECONDS:  # NaN too
+        raise ValueError("must be at most a year of seconds")
+    return timedelta(seconds=seconds)
 
 
 def _words(value: object) -> object:
@@ -38,106 +48,122 @@ class Settings(BaseSettings):
         env_prefix="ROADWORTHY_", frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    data_dir: Path = Field(Path(".roadworthy"), description="Folder of the databases and the key pepper.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    data_dir: Path = Field(default=Path(".roadworthy"), description="Folder of the databases and the key pepper.")
     api_version: str = Field(
-        "v1",
+        default="v1",
         validation_alias=AliasChoices("API_VERSION", "api_version"),
         pattern=r"^[A-Za-z0-9._-]{1,32}$",
         description="Version named in the OpenAPI document.",
     )
 
     max_concurrent_requests: int = Field(
-        10,
+        default=10,
         ge=1,
         le=10_000,
         validation_alias=AliasChoices("MAX_CONCURRENT_REQUESTS", "max_concurrent_requests"),
         description="Runs that execute at once in this process.",
     )
     request_timeout: Seconds = Field(
-        timedelta(seconds=120),
+        default=timedelta(seconds=120),
         gt=timedelta(0),
         validation_alias=AliasChoices("REQUEST_TIMEOUT", "request_timeout"),
         description="Seconds a whole run may take, waiting included.",
     )
     idle_timeout: Seconds = Field(
-        timedelta(seconds=60),
+        default=timedelta(seconds=60),
         gt=timedelta(0),
         description="Seconds without progress after which a run ends. Running tools have their own bound.",
     )
     tool_timeout: Seconds = Field(
-        timedelta(seconds=60),
+        default=timedelta(seconds=60),
         gt=timedelta(0),
         description="Seconds a tool of a ToolNode may take before the model gets an error.",
     )
     tool_output_max: int = Field(
-        200_000,
+        default=200_000,
         ge=1_000,
         description="Characters of one tool result (ToolNode) kept for the model; the rest is cut with a marker.",
     )
-    queue_size: int = Field(100, ge=0, description="Runs that may wait for a slot; more are refused with 503.")
-    max_steps: int = Field(100, ge=1, description="Graph steps of one run; an agent's smaller recursion limit wins.")
-    max_model_calls: int = Field(50, ge=1, description="Model calls of one run.")
-    max_tool_calls: int = Field(100, ge=1, description="Tool calls of one run.")
+    queue_size: int = Field(default=100, ge=0, description="Runs that may wait for a slot; more are refused with 503.")
+    max_steps: int = Field(
+        default=100, ge=1, description="Graph steps of one run; an agent's smaller recursion limit wins."
+    )
+    max_model_calls: int = Field(default=50, ge=1, description="Model calls of one run.")
+    max_tool_calls: int = Field(default=100, ge=1, description="Tool calls of one run.")
     drain_timeout: Seconds = Field(
-        timedelta(seconds=20), ge=timedelta(0), description="Seconds that runs get to reach a step's end after SIGTERM."
+        default=timedelta(seconds=20),
+        ge=timedelta(0),
+        description="Seconds that runs get to reach a step's end after SIGTERM.",
     )
     watchdog_timeout: Seconds = Field(
-        timedelta(seconds=30),
+        default=timedelta(seconds=30),
         gt=timedelta(seconds=1),
         description="Seconds of a blocked event loop after which the process ends itself.",
     )
     stuck_timeout: Seconds = Field(
-        timedelta(seconds=30),
+        default=timedelta(seconds=30),
         gt=timedelta(0),
         description="Seconds with every slot held by threads of ended runs after which the process ends itself.",
     )
 
-    message_max: int = Field(4000, ge=1, description="Characters of a text `message`.")
-    body_max: int = Field(4_000_000, ge=1_000, description="Bytes of a request body.")
+    message_max: int = Field(default=4000, ge=1, description="Characters of a text `message`.")
+    body_max: int = Field(default=4_000_000, ge=1_000, description="Bytes of a request body.")
     stream_heartbeat: Seconds = Field(
-        timedelta(seconds=15), gt=timedelta(0), description="Seconds of silence after which a stream gets a comment."
+        default=timedelta(seconds=15),
+        gt=timedelta(0),
+        description="Seconds of silence after which a stream gets a comment.",
     )
     slow_reader_timeout: Seconds = Field(
-        timedelta(seconds=30),
+        default=timedelta(seconds=30),
         gt=timedelta(0),
         description="Seconds a stream's reader may block before it is dropped, resumable.",
     )
-    cors_origins: Words = Field((), description="Origins that browsers may call from, separated by commas.")
+    cors_origins: Words = Field(default=(), description="Origins that browsers may call from, separated by commas.")
 
-    auth: bool = Field(True, description="Off only on a loopback address (`serve --no-auth`).")
-    admin_key: SecretStr | None = Field(None, description="An admin key to register at start (`rw_live_…`).")
+    auth: bool = Field(default=True, description="Off only on a loopback address (`serve --no-auth`).")
+    admin_key: SecretStr | None = Field(default=None, description="An admin key to register at start (`rw_live_…`).")
     key_pepper: SecretStr | None = Field(
-        None,
+        default=None,
         min_length=16,
         description="Secret mixed into key digests; default: a file with mode 0600 in the data folder.",
     )
     store_scope: Literal["user", "tenant"] = Field(
-        "user", description="Who shares the items that agents keep in LangGraph's store."
+        default="user", description="Who shares the items that agents keep in LangGraph's store."
     )
 
-    model: str | None = Field(None, description="`provider:model` of the built-in assistant.")
-    model_base_url: str | None = Field(None, description="Base URL for that model.")
+    model: str | None = Field(default=None, description="`provider:model` of the built-in assistant.")
+    model_base_url: str | None = Field(default=None, description="Base URL for that model.")
     fallback_model: str | None = Field(
-        None, description="`provider:model` tried by the assistant when the first fails."
+        default=None, description="`provider:model` tried by the assistant when the first fails."
     )
     anthropic_api_key: SecretStr | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key"),
         description="Makes the built-in assistant the default agent.",
     )
     tavily_api_key: SecretStr | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("TAVILY_API_KEY", "tavily_api_key"),
         description="Gives the built-in assistant web search.",
     )
-    state_types: Words = Field((), description="Extra `module:Class` names that checkpoints may hold.")
+    state_types: Words = Field(default=(), description="Extra `module:Class` names that checkpoints may hold.")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="`auto`: console on a terminal, else JSON."
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
     )
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`auto`: console on a terminal, else JSON."
+    )
+
+    def secrets(self) -> tuple[str, ...]:
+        """The secret values that are set, for the log's redaction."""
+        return tuple(
+            value.get_secret_value()
+            for name in type(self).model_fields
+            if isinstance(value := getattr(self, name), SecretStr)
+        )
 
     @field_validator("host")
     @classmethod

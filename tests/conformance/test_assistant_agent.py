@@ -212,7 +212,6 @@ async def test_the_prompt_is_marked_for_the_providers_cache() -> None:
         length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length"))
         bodies.put_nowait(await reader.readexactly(length))
         writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        await writer.drain()
         writer.close()
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:

@@ -6,9 +6,10 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from roadworthy.domain.errors import ConfigError
+from roadworthy.domain.errors import ConfigError, RoadworthyError
 from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.store import RunStore
 
@@ -56,3 +57,21 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
             runs=SqlRunStore(database),
             queue=SqlRunQueue(database, clock),
         )
+
+
+async def newest_record(settings: "Settings") -> datetime | None:
+    """When the latest run was accepted; None when there is none, or no database that can be read."""
+    from roadworthy.storage.folder import DataFolder
+    from roadworthy.storage.runs import SqlRunStore
+    from roadworthy.storage.schema import schema_problem
+    from roadworthy.storage.sqlite import open_sqlite
+
+    file = DataFolder(settings.data_dir.absolute()).database
+    try:
+        if not file.exists() or schema_problem(file) is not None:
+            return None
+        async with open_sqlite(file) as database:
+            page = await SqlRunStore(database).list_of_tenant(None, status=None, limit=1, cursor=None)
+    except RoadworthyError:
+        return None
+    return page.items[0].created_at if page.items else None

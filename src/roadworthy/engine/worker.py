@@ -4,8 +4,8 @@ Above: services, through ``ports/dispatch.py``, and ``bootstrap``. Below: the qu
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,7 +33,7 @@ class WorkerLimits:
 
 
 class Worker:
-    """Implements ``ports/dispatch.py``. ``run`` must be under way for ``submit`` to work."""
+    """Implements ``ports/dispatch.py``, inside of ``under_way``."""
 
     def __init__(self, around: Surroundings, limits: WorkerLimits) -> None:
         self._around = around
@@ -43,6 +43,7 @@ class Worker:
         self._signals = StopSignals()
         self._attempts: dict[RunId, Attempt] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._wakes = 0
         self._claim_due = True
@@ -69,13 +70,22 @@ class Worker:
         """See the port."""
         return self._signals.run_ids
 
-    async def run(self) -> None:
-        """Work until cancelled. Runs that are waiting from earlier are claimed at once."""
+    @asynccontextmanager
+    async def under_way(self) -> AsyncGenerator[None]:
+        """Work while the context is open; runs that wait from earlier are claimed at once.
+
+        Attempts that are still under way at its end are cut off; their rows stay running, for the next start's reaper.
+        """
+        self._pending = await self._around.queue.pending()
         async with asyncio.TaskGroup() as group:
             self._group = group
-            self._pending = await self._around.queue.pending()
-            group.create_task(self._tend())
-            await self._claim_in_turn()
+            self._tasks = {group.create_task(self._tend()), group.create_task(self._claim_in_turn())}
+            try:
+                yield
+            finally:
+                self._group = None
+                for task in self._tasks:
+                    task.cancel()
 
     async def submit(self, run: Run, *, idempotency: IdempotencyRecord | None) -> Accepted:
         """See the port."""
@@ -214,12 +224,14 @@ class Worker:
         return self._slots.take()
 
     def _start(self, run: Run) -> None:
-        assert self._group is not None  # noqa: S101 -- runs are only accepted and claimed while ``run`` is under way
+        assert self._group is not None  # noqa: S101 -- runs are only accepted and claimed while it is under way
         signal = self._signals.open(run.run_id)
         if run.cancel_requested is not None:
             signal.stop(run.cancel_requested)
         attempt = self._attempts[run.run_id] = Attempt(run, self._around, signal)
-        self._group.create_task(self._execute(attempt))
+        task = self._group.create_task(self._execute(attempt))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _execute(self, attempt: Attempt) -> None:
         run_id = attempt.run.run_id

@@ -4,6 +4,8 @@ Closing in the ordinary way waits until the peer has taken everything, which a s
 with ``AbortableProtocol``; without it, such a connection stays until the operating system gives it up.
 """
 
+import socket
+import struct
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -11,6 +13,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 EXTENSION: Final = "roadworthy.abort"
+_NO_LINGER: Final = struct.pack("ii", 1, 0)  # on, for 0 seconds: what the kernel has buffered is thrown away too
 
 
 class AbortableProtocol(HttpToolsProtocol):
@@ -19,7 +22,14 @@ class AbortableProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Add the extension to the scope of a request that begins."""
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {EXTENSION: {"abort": self.abort}}
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        connection = cast("socket.socket | None", self.transport.get_extra_info("socket"))
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
 
 
 def abort_of(scope: Scope) -> Callable[[], None] | None:

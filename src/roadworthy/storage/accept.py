@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from roadworthy.domain.errors import AgentMismatch, IdempotencyMismatch, QueueFull, ThreadBusy
+from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, QueueFull, ThreadBusy
 from roadworthy.domain.ids import RunId
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatus
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
@@ -32,6 +32,8 @@ class Acceptance:
         claimed = active == self.run.run_id
         if agent != self.run.agent:
             raise AgentMismatch(f"the thread belongs to the agent {agent}")
+        if self.run.ord not in (0, next_ord - 1):
+            raise Conflict("a later run has changed the thread since")
         if not claimed:
             self._check_policy(tx, busy=active is not None or pending > 1)
         run = replace(self.run, ord=next_ord - 1)

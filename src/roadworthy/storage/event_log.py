@@ -65,7 +65,7 @@ class SqlEventWriter:
         """See the port."""
         self._log.writing = False
         self._log.ended = ended
-        self._log.wake()
+        self._log.turn()
         self._owner.let_go(self._log)
 
 
@@ -97,6 +97,16 @@ class SqlEventLog:
         if self._flushing is not None:
             await self._flushing
 
+    @property
+    def held(self) -> int:
+        """Runs that are in memory."""
+        return len(self._logs)
+
+    @property
+    def held_events(self) -> int:
+        """Events that are in memory."""
+        return sum(len(log.events) for log in self._logs.values())
+
     async def open(self, run: Run) -> SqlEventWriter:
         """See the port.
 
@@ -125,10 +135,7 @@ class SqlEventLog:
 
     async def follow(self, run: Run, *, after: EventId | None) -> AsyncGenerator[Sequence[Event], None]:
         """See the port. Close it (``contextlib.aclosing``) when leaving it early."""
-        log = self._logs.get(run.run_id)
-        if log is None:
-            log = self._logs[run.run_id] = RunLog(run, floor=_stored_part(run))
-        log.readers += 1
+        log = self._read(run)
         try:
             if not log.verified:
                 await self._verify(log, run)
@@ -139,6 +146,19 @@ class SqlEventLog:
                 terminal = await self._terminal(log, log.ended)
                 if terminal.id != after:
                     yield [terminal]
+        finally:
+            log.readers -= 1
+            self.let_go(log)
+
+    async def wait(self, run: Run) -> Run | None:
+        """See the port."""
+        log = self._read(run)
+        try:
+            if not log.verified:
+                await self._verify(log, run)
+            while log.ended is None and not self.handed_over:
+                await log.turned()
+            return log.ended
         finally:
             log.readers -= 1
             self.let_go(log)
@@ -160,19 +180,27 @@ class SqlEventLog:
         log = self._logs.get(run.run_id)
         if log is not None:
             log.ended = run
-            log.wake()
+            log.turn()
             self.let_go(log)
 
     def hand_over(self) -> None:
         """See the port."""
         self.handed_over = True
         for log in self._logs.values():
-            log.wake()
+            log.turn()
 
     def let_go(self, log: RunLog) -> None:
         """Free a log that nobody writes or reads and whose events are stored."""
         if not (log.writing or log.readers or log.queued or log.durable < log.end):
             self._logs.pop(log.run_id, None)
+
+    def _read(self, run: Run) -> RunLog:
+        """The run's log, which stays at least as long as the new reader."""
+        log = self._logs.get(run.run_id)
+        if log is None:
+            log = self._logs[run.run_id] = RunLog(run, floor=_stored_part(run))
+        log.readers += 1
+        return log
 
     async def _verify(self, log: RunLog, run: Run) -> None:
         """Learn of an end that came before the log was there: ``run`` may be older. A later end is told to the log."""
@@ -183,7 +211,7 @@ class SqlEventLog:
         log.floor = _stored_part(row)
         if row.status.final:
             log.ended = row
-            log.wake()
+            log.turn()
 
     async def _terminal(self, log: RunLog, ended: Run) -> Event:
         """The RunEnded event, which follows the last event of the run's last attempt. Equal in every process."""
@@ -230,22 +258,21 @@ class _Walk:
         """The next events; none when the run has ended or the server drains."""
         log = self._log
         while True:
-            if self._searched < log.floor:
-                batch = await self._stored()
-            else:
-                batch = self._live()
-            if batch:
-                self._position = batch[-1].id
+            while self._searched < log.floor:
+                if batch := await self._stored():
+                    return batch
+            if batch := self._live():
                 return batch
-            if self._searched >= log.floor:
-                if log.ended is not None or self._owner.handed_over:
-                    return ()
-                await log.changed()
+            if log.ended is not None or self._owner.handed_over:
+                return ()
+            await log.changed()
 
     async def _stored(self) -> Sequence[Event]:
         floor = self._log.floor
         batch = await self._owner.stored(self._log.run_id, self._position, floor)
-        if not batch:
+        if batch:
+            self._position = batch[-1].id
+        else:
             self._searched = floor
         return batch
 
@@ -254,7 +281,8 @@ class _Walk:
         if self._generation != log.generation:
             self._generation, self._index = log.generation, log.index_after(self._position)
         batch = log.events[self._index :]
-        self._index = len(log.events)
+        if batch:
+            self._index, self._position = len(log.events), batch[-1].id
         return batch
 
 

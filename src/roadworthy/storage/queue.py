@@ -55,6 +55,11 @@ class SqlRunQueue:
             for tenant, user, run_id, losses in rows
         ]
 
+    async def pending(self) -> int:
+        """See the port."""
+        row = await self._database.read(lambda tx: tx.one(sql.COUNT_PENDING))
+        return 0 if row is None else int(row[0])
+
     async def claim(self, run_id: RunId, *, worker: str) -> Run | None:
         """See the port."""
         now = micros(self._clock.now())

@@ -21,6 +21,7 @@ class RunLog:
 
     __slots__ = (
         "_first",
+        "_turned",
         "_wake",
         "attempt",
         "durable",
@@ -63,6 +64,7 @@ class RunLog:
         self.ended: Run | None = None
         self._first = 0
         self._wake: asyncio.Event | None = None
+        self._turned: asyncio.Event | None = None
 
     def begin(self, attempt: int, floor: EventId) -> None:
         """Start an attempt's list; the events of earlier attempts are durable."""
@@ -112,6 +114,19 @@ class RunLog:
         if self._wake is not None:
             self._wake.set()
             self._wake = None
+
+    def turn(self) -> None:
+        """Wake those too who do not read events: the run has ended, or its attempt, or the server drains."""
+        self.wake()
+        if self._turned is not None:
+            self._turned.set()
+            self._turned = None
+
+    async def turned(self) -> None:
+        """Wait for the next ``turn``. Look first, as with ``changed``."""
+        if self._turned is None:
+            self._turned = asyncio.Event()
+        await self._turned.wait()
 
     async def changed(self) -> None:
         """Wait for the next ``wake``. What happened before the call is not waited for: look first."""

@@ -181,7 +181,8 @@ class SqliteWriter:
 
 def _raised(error: BaseException | None) -> BaseException:
     """The exception for one waiter, of its own: waiters add their tracebacks to it."""
-    if isinstance(error, sqlite3.Error):
+    # A programming error is a defect of ours and must look like one.
+    if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.ProgrammingError):
         translation: RoadworthyError = translated(error)
         translation.__cause__ = error
         return translation

@@ -103,7 +103,7 @@ TAKE_THREAD = (
 )
 START_RUN = (
     sa.update(runs)
-    .where(runs.c.run_id == _p("run_id"), _startable, _first_of_thread)
+    .where(runs.c.run_id == _p("run_id"), _startable)
     .values(
         status=RunStatus.RUNNING.value,
         attempt=runs.c.attempt + _ONE,

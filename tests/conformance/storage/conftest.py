@@ -1,6 +1,5 @@
-"""Every backend is put through the same tests. A new one adds its name to BACKENDS and a branch to ``database``."""
+"""Every backend is put through the same tests; see ``backends.py``."""
 
-import shutil
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -11,12 +10,10 @@ from roadworthy.storage.ledger import SqlLedger
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.schema import migrate
-from roadworthy.storage.sqlite import open_sqlite
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Database
+from tests.conformance.storage.backends import BACKENDS, open_backend
 from tests.conformance.storage.factories import TickingClock
-
-BACKENDS = ("sqlite",)
 
 
 @pytest.fixture(scope="session")
@@ -27,16 +24,16 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def database_file(migrated: Path, tmp_path: Path) -> Path:
-    """A SQLite file of the test's own."""
-    return Path(shutil.copy(migrated, tmp_path / "roadworthy.db"))
-
-
 @pytest.fixture(params=BACKENDS)
-async def database(request: pytest.FixtureRequest, database_file: Path) -> AsyncGenerator[Database]:
-    assert request.param == "sqlite"
-    async with open_sqlite(database_file) as database:
+def backend(request: pytest.FixtureRequest) -> str:
+    name = request.param
+    assert isinstance(name, str)
+    return name
+
+
+@pytest.fixture
+async def database(backend: str, migrated: Path, tmp_path: Path) -> AsyncGenerator[Database]:
+    async with open_backend(backend, migrated, tmp_path) as database:
         yield database
 
 

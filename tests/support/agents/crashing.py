@@ -1,7 +1,8 @@
-"""The same agent in a server that kills itself at a named point of its own code, once.
+"""The same agents in a server that kills itself at a named point of its own code, once.
 
-CRASH_AT names the point; CRASH_MARK is a file that is made just before, so that the next process lives on. The points
-are patched from here because a served agent runs inside the server: the product itself has no failpoints.
+CRASH_AT names the point; CRASH_SKIP is how often it is passed unharmed before; CRASH_MARK is a file that is made just
+before, so that the next process lives on. The points are patched from here because a served agent runs inside the
+server: the product itself has no failpoints.
 """
 
 import functools
@@ -13,16 +14,20 @@ from typing import Any
 from roadworthy.runtimes.langgraph import checkpoints
 from roadworthy.storage import queue
 from tests.support.agents.claude import graph
+from tests.support.agents.questions import graph as questions
 
-__all__ = ["graph"]
+__all__ = ["graph", "questions"]
 
 Call = Callable[..., Awaitable[Any]]
+
+
+_passes = iter(range(int(os.environ.get("CRASH_SKIP", "0"))))
 
 
 def crash() -> None:
     """Die as by kill -9, unless that happened before."""
     mark = Path(os.environ["CRASH_MARK"])
-    if not mark.exists():
+    if not mark.exists() and next(_passes, None) is None:
         mark.touch()
         os.kill(os.getpid(), 9)
 
@@ -55,8 +60,8 @@ POINTS: dict[str, tuple[type, str, Callable[[Call], Call]]] = {
     "after-accept": (queue.SqlRunQueue, "accept", after),
     "before-finish": (queue.SqlRunQueue, "finish", before),
     "after-finish": (queue.SqlRunQueue, "finish", after),
-    "before-checkpoint": (checkpoints.RunSaver, "aput", before),
-    "after-checkpoint": (checkpoints.RunSaver, "aput", after),
+    "before-checkpoint": (checkpoints.FencedSqliteSaver, "aput", before),
+    "after-checkpoint": (checkpoints.FencedSqliteSaver, "aput", after),
 }
 
 if point := os.environ.get("CRASH_AT"):

@@ -1,6 +1,6 @@
 """The application without a server, for tests that need no connection."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -15,7 +15,7 @@ LIMITS = HttpLimits(body_max=100_000)
 @asynccontextmanager
 async def calling(
     fakes: Fakes, *, limits: HttpLimits = LIMITS, auth: bool = True, key: str | None = KEY
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> AsyncGenerator[httpx.AsyncClient]:
     """A client of the application, with alice's key unless another is given."""
     app = build_app(fakes.services, limits, auth=auth, version="1.2.3", api_version="v1")
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}

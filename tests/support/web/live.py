@@ -1,7 +1,7 @@
 """A real uvicorn server on a free port of 127.0.0.1, in the test's own loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -17,13 +17,16 @@ class _Quiet(uvicorn.Server):
         super().__init__(config)
         self.listening = asyncio.Event()
 
+    async def run_in_loop(self) -> None:
+        await self._serve()
+
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup()
         self.listening.set()
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, **settings: object) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, **settings: object) -> AsyncGenerator[int]:
     """Serve ``app``; yields the port. ``settings``: uvicorn's, over those of ``roadworthy serve``."""
     options = {
         "host": "127.0.0.1",
@@ -37,7 +40,7 @@ async def serving(app: ASGIApp, **settings: object) -> AsyncIterator[int]:
     }
     server = _Quiet(uvicorn.Config(app, **{**options, **settings}))  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(server._serve())
+        task = group.create_task(server.run_in_loop())
         async with asyncio.timeout(10):
             await server.listening.wait()
         try:

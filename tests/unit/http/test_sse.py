@@ -152,9 +152,7 @@ async def test_a_slow_reader_is_dropped_without_being_called_a_disconnect() -> N
 
 async def test_a_reader_that_gets_stuck_while_the_stream_is_silent_is_dropped_by_its_heartbeat() -> None:
     client, closed = Client(), asyncio.Event()
-    limits = HttpLimits(
-        stream_heartbeat=timedelta(milliseconds=5), slow_reader_timeout=timedelta(milliseconds=20)
-    )
+    limits = HttpLimits(stream_heartbeat=timedelta(milliseconds=5), slow_reader_timeout=timedelta(milliseconds=20))
     async with asyncio.TaskGroup() as group:
         group.create_task(serve_in(group, client, EventStream(endless(closed, b"a"), limits=limits)))
         await client.until(lambda client: b"a" in client.writes)

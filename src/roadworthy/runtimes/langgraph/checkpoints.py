@@ -7,7 +7,7 @@ checkpoints; LangGraph calls the rest.
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +49,16 @@ _LATEST = (
     "SELECT checkpoint_id, metadata FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
     "ORDER BY checkpoint_id DESC LIMIT 1"
 )
-_OF_RUN = "json_extract(CAST(metadata AS TEXT), '$.run_id')"
 _BEFORE_RUN = (
-    f"SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' AND {_OF_RUN} IS NOT ? "
-    "ORDER BY checkpoint_id DESC LIMIT 1"
+    "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
+    "AND json_extract(CAST(metadata AS TEXT), '$.run_id') IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1"
 )
 _ERASE_WRITES_OF_RUN = (
     "DELETE FROM writes WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id) IN "
-    f"(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = ? AND {_OF_RUN} = ?)"
+    "(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = ? "
+    "AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?)"
 )
-_ERASE_RUN = f"DELETE FROM checkpoints WHERE thread_id = ? AND {_OF_RUN} = ?"
+_ERASE_RUN = "DELETE FROM checkpoints WHERE thread_id = ? AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
 _OPEN_WRITES = (
     "SELECT w.checkpoint_ns, w.task_id, w.channel, w.type, CASE WHEN w.channel = '__interrupt__' THEN w.value END "
     "FROM writes w JOIN (SELECT checkpoint_ns AS ns, MAX(checkpoint_id) AS id FROM checkpoints WHERE thread_id = ? "
@@ -108,7 +108,11 @@ class FencedSqliteSaver(AsyncSqliteSaver):
             return await super().aget_tuple(config)
 
     async def aput(
-        self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata, new_versions: ChannelVersions
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,  # noqa: ARG002 -- of use to savers that store channels apart
     ) -> RunnableConfig:
         """Store a checkpoint.
 
@@ -175,7 +179,7 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         row = await self._one(_LATEST, (thread_id,))
         if row is None:
             return None
-        metadata: object = json.loads(row[1]) if row[1] else {}
+        metadata: object = json.loads(row[1]) if isinstance(row[1], str | bytes) else {}
         run_id: object = metadata.get("run_id") if isinstance(metadata, dict) else None
         return Latest(checkpoint_id=str(row[0]), run_id=run_id if isinstance(run_id, str) else None)
 
@@ -226,7 +230,7 @@ class FencedSqliteSaver(AsyncSqliteSaver):
 
 
 @asynccontextmanager
-async def open_checkpoints(path: Path) -> AsyncIterator[FencedSqliteSaver]:
+async def open_checkpoints(path: Path) -> AsyncGenerator[FencedSqliteSaver]:
     """Open the checkpoints in the file ``path``, made if missing.
 
     Raises:

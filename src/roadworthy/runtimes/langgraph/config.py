@@ -1,4 +1,4 @@
-"""What LangGraph is told about a run: its thread, its limits, its metadata. Nothing of it comes from a client unchecked.
+"""What LangGraph is told about a run: thread, limits, metadata. Nothing of it comes from a client unchecked.
 
 Used by ``run`` and ``runtime``. Keys of ``configurable`` steer LangGraph; a client's context goes another way.
 """
@@ -9,6 +9,7 @@ from uuid import UUID
 from langchain_core.runnables import RunnableConfig
 from langgraph.pregel.protocol import StreamProtocol
 from langgraph.runtime import RunControl, Runtime
+from langgraph.types import StreamMode
 
 from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef
@@ -22,7 +23,7 @@ from roadworthy.runtimes.langgraph.sink import StateSink
 # the queue and the extra task of its public stream.
 _STREAM = "__pregel_stream"
 _RUNTIME = "__pregel_runtime"
-_SINK_MODES = frozenset({"updates", "values"})
+_SINK_MODES: tuple[StreamMode, ...] = ("updates", "values")
 
 # Prefixes and keys of metadata by which LangChain, LangGraph and we find our way.
 _RESERVED_PREFIXES = ("__", "ls_", "lc_", "langgraph_", "checkpoint_")
@@ -34,9 +35,7 @@ def state_config(ref: ThreadRef) -> RunnableConfig:
     return {"configurable": {"thread_id": thread_key(ref)}}
 
 
-def run_config(
-    run: Run, served: ServedGraph, caps: Caps, sink: StateSink, control: RunControl
-) -> RunnableConfig:
+def run_config(run: Run, served: ServedGraph, caps: Caps, sink: StateSink, control: RunControl) -> RunnableConfig:
     """The config of one attempt, whose state changes and custom data go to ``sink``."""
     config = state_config(ThreadRef(owner=run.owner, thread_id=run.thread_id))
     config["recursion_limit"] = caps.steps if served.steps is None else min(caps.steps, served.steps)
@@ -59,5 +58,9 @@ def _metadata(given: Mapping[str, object]) -> dict[str, str | int | float | bool
     return {
         key: value
         for key, value in given.items()
-        if isinstance(value, str | int | float | bool) and key not in _RESERVED and not key.startswith(_RESERVED_PREFIXES)
+        if isinstance(value, str | int | float | bool) and not _is_reserved(key)
     }
+
+
+def _is_reserved(key: str) -> bool:
+    return key in _RESERVED or key.startswith(_RESERVED_PREFIXES)

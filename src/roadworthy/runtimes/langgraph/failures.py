@@ -5,7 +5,7 @@ shown: they may quote prompts or secrets.
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 
 from langgraph.errors import GraphRecursionError, NodeTimeoutError
@@ -37,7 +37,7 @@ def classify(error: Exception, *, model_errors: Collection[BaseException]) -> Ro
 
 
 @contextmanager
-def storage_errors() -> Iterator[None]:
+def storage_errors() -> Generator[None]:
     """Names what SQLite raises in the block.
 
     Raises:

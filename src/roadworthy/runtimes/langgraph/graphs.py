@@ -31,7 +31,7 @@ def input_keys(graph: Graph) -> frozenset[str]:
     """The keys that the input state may have; empty when the input is a single value."""
     if isinstance(graph, CompiledStateGraph):
         schema: object = graph.builder.input_schema
-        return frozenset(graph.builder.schemas.get(schema, {}))  # pyright: ignore[reportArgumentType] -- a type is its key
+        return frozenset(graph.builder.schemas.get(schema, {}))
     channels = graph.input_channels
     return frozenset() if isinstance(channels, str) else frozenset(channels)
 

@@ -6,7 +6,8 @@ know are named by their class only: their ``repr`` may hold secrets or raise.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -55,15 +56,13 @@ class _Budget:
         self._nodes -= 1
         if isinstance(value, str):
             return self._text(value.value if isinstance(value, Enum) else value)
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, int | float):
+        if value is None or isinstance(value, int | float):
             return _number(value)
         if depth >= MAX_DEPTH or self._nodes <= 0:
             return _CUT
         if isinstance(value, Mapping):
             return self._mapping(value.items(), depth)
-        if isinstance(value, Sequence | Set) and not isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, Sequence | AbstractSet) and not isinstance(value, bytes | bytearray | memoryview):
             return self._items(value, depth)
         return self._object(value, depth)
 
@@ -113,7 +112,7 @@ class _Budget:
         return self.convert(dumped, depth + 1)
 
 
-def _number(value: float) -> JsonValue:
+def _number(value: float | None) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.value if isinstance(value, Enum) else value

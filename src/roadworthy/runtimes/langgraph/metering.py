@@ -72,9 +72,6 @@ class ModelMeter(StreamMessagesHandler):
 
     run_inline = True
     raise_error = True
-    ignore_chain = True
-    ignore_retriever = True
-    ignore_agent = False
 
     def __init__(self, emit: Callable[[RuntimeEvent], None], *, caps: Caps, clock: Clock, tool_chars: int) -> None:
         super().__init__(_nowhere, subgraphs=True)
@@ -92,6 +89,16 @@ class ModelMeter(StreamMessagesHandler):
         self.limit: LimitReached | None = None
         self.model_errors: list[BaseException] = []
 
+    @property
+    def ignore_chain(self) -> bool:
+        """Nodes and chains call many more callbacks than models do, and nothing here needs them."""
+        return True
+
+    @property
+    def ignore_retriever(self) -> bool:
+        """As ``ignore_chain``."""
+        return True
+
     def close(self) -> None:
         """No more calls: what threads of a given-up attempt still try to buy is refused."""
         self._closed = True
@@ -103,14 +110,13 @@ class ModelMeter(StreamMessagesHandler):
 
     def on_chat_model_start(
         self,
-        serialized: dict[str, Any],
+        serialized: dict[str, Any],  # noqa: ARG002 -- LangChain names its arguments
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
-        parent_run_id: UUID | None = None,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **_: object,
     ) -> None:
         """A model is about to be called.
 
@@ -121,24 +127,24 @@ class ModelMeter(StreamMessagesHandler):
 
     def on_llm_start(
         self,
-        serialized: dict[str, Any],
+        serialized: dict[str, Any],  # noqa: ARG002 -- as above
         prompts: list[str],
         *,
         run_id: UUID,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
-        **kwargs: Any,
+        **_: object,
     ) -> None:
         """As ``on_chat_model_start``, for models that complete texts."""
         self._begin(run_id, [HumanMessage(prompt) for prompt in prompts], tags or (), metadata or {})
 
     def on_llm_new_token(
         self,
-        token: str,
+        token: str,  # noqa: ARG002 -- as above
         *,
         chunk: GenerationChunk | ChatGenerationChunk | None = None,
         run_id: UUID,
-        **kwargs: Any,
+        **_: object,
     ) -> None:
         """A piece of an answer. The hot path of a stream."""
         call = self._open.get(run_id)
@@ -158,7 +164,7 @@ class ModelMeter(StreamMessagesHandler):
                 return
         self._count_silent(call, message, content)
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
         """An answer is complete, or claims to be.
 
         Raises:
@@ -183,7 +189,7 @@ class ModelMeter(StreamMessagesHandler):
         self._show_whole(call, message)
         self._put(self._ended(call, "complete"))
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """A call failed, or was cancelled where LangChain notices."""
         with self._lock:
             call = self._open.pop(run_id, None)
@@ -204,7 +210,7 @@ class ModelMeter(StreamMessagesHandler):
         run_id: UUID,
         inputs: dict[str, Any] | None = None,
         tool_call_id: str | None = None,
-        **kwargs: Any,
+        **_: object,
     ) -> None:
         """A tool is about to run.
 
@@ -216,11 +222,11 @@ class ModelMeter(StreamMessagesHandler):
             self._stop(f"the run reached its limit of {self._caps.tool_calls} tool calls")
         self.tools.start(run_id, str(serialized.get("name", "")), inputs, input_str, tool_call_id)
 
-    def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_tool_end(self, output: object, *, run_id: UUID, **_: object) -> None:
         """A tool returned."""
         self.tools.end(run_id, output)
 
-    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """A tool raised. One that asks a human, or is stopped with its run, has not ended."""
         if not isinstance(error, GraphBubbleUp | asyncio.CancelledError):
             self.tools.fail(run_id, error)
@@ -280,9 +286,7 @@ class ModelMeter(StreamMessagesHandler):
             self._put(ContentRetracted(message_id=call.message_id))
         self._put(self._ended(call, outcome, free=free))
 
-    def _ended(
-        self, call: _OpenCall, outcome: str, *, free: bool = False, estimated_only: bool = False
-    ) -> ModelCall:
+    def _ended(self, call: _OpenCall, outcome: str, *, free: bool = False, estimated_only: bool = False) -> ModelCall:
         known = call.usage is not None and not estimated_only
         if call.usage is not None and known:
             tokens = as_tokens(call.usage)

@@ -20,7 +20,9 @@ def unanswered_calls(messages: Sequence[BaseMessage]) -> Sequence[tuple[str, str
         if isinstance(message, ToolMessage):
             answered.add(message.tool_call_id)
         elif isinstance(message, AIMessage):
-            return [(call["id"], call["name"]) for call in message.tool_calls if call["id"] and call["id"] not in answered]
+            return [
+                (call["id"], call["name"]) for call in message.tool_calls if call["id"] and call["id"] not in answered
+            ]
         else:
             break
     return ()
@@ -28,7 +30,7 @@ def unanswered_calls(messages: Sequence[BaseMessage]) -> Sequence[tuple[str, str
 
 def repaired_input(
     payload: JsonValue, channel: str, missing: Sequence[tuple[str, str]], finished: Sequence[BaseMessage]
-) -> JsonValue | Mapping[str, object]:
+) -> "JsonValue | Mapping[str, object]":
     """The input with results for ``missing`` calls in front of its messages. ``finished``: messages to find them in."""
     if not isinstance(payload, Mapping):
         return payload

@@ -9,7 +9,7 @@ checkpoint and would answer the next question of the same node with it after a c
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -29,7 +29,7 @@ OpenQuestions: TypeAlias = Mapping[str, frozenset[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Run the graph with ``input``: a state (``takes_input``), a command, or None to go on from the latest checkpoint."""
+    """Run the graph with ``input``: a state (``takes_input``), a command, or None to go on from the checkpoint."""
 
     input: "JsonValue | Mapping[str, object] | Command[str]"
     takes_input: bool = False
@@ -56,7 +56,7 @@ async def make_plan(
         AgentFailed: the answers of a RESUME run do not fit the open questions.
     """
     if latest is not None and latest.metadata.get("run_id") == run.run_id:
-        return await _continued(served, config)
+        return await _continued(served, saver, config, latest)
     match run.request.kind:
         case InputKind.INPUT:
             return Start(input=run.request.payload, takes_input=True)
@@ -72,12 +72,15 @@ async def note_questions(saver: FencedSqliteSaver, key: str) -> str:
     return json.dumps({namespace: sorted(ids) for namespace, ids in sorted(asked.items())})
 
 
-async def _continued(served: ServedGraph, config: RunnableConfig) -> Plan:
+async def _continued(
+    served: ServedGraph, saver: FencedSqliteSaver, config: RunnableConfig, latest: CheckpointTuple
+) -> Plan:
+    stopped_after = await _breakpoint_after(served, saver, latest)
     state = await served.graph.aget_state(config)
     # ``next`` is empty too when all tasks of a step are done and only its checkpoint is missing.
     if not state.tasks:
         return Ended(values=state.values, waiting=False)
-    if _waits(served, state):
+    if stopped_after or _waits(served, state):
         return Ended(values=state.values, waiting=True, interrupts=state.interrupts)
     return Start(input=None)
 
@@ -85,13 +88,25 @@ async def _continued(served: ServedGraph, config: RunnableConfig) -> Plan:
 def _waits(served: ServedGraph, state: StateSnapshot) -> bool:
     """Whether going on would only repeat the pause, or worse, pass it: everything unfinished waits for a human."""
     unfinished = [task for task in state.tasks if task.name in state.next]
-    if not unfinished:
-        return False
     asking = [task for task in unfinished if task.interrupts]
-    if len(asking) == len(unfinished):
-        return True
-    before = served.graph.interrupt_before_nodes
-    return not asking and any(before == "*" or task.name in before for task in unfinished)
+    if not unfinished or asking:
+        return bool(asking) and len(asking) == len(unfinished)
+    return any(_stops(served.graph.interrupt_before_nodes, task.name) for task in unfinished)
+
+
+async def _breakpoint_after(served: ServedGraph, saver: FencedSqliteSaver, latest: CheckpointTuple) -> bool:
+    """Whether a node behind which the graph stops was among those whose step made this checkpoint."""
+    nodes = served.graph.interrupt_after_nodes
+    if not nodes or latest.parent_config is None:
+        return False
+    parent = await saver.aget_tuple(latest.parent_config)
+    before = {} if parent is None else parent.checkpoint["versions_seen"]
+    now = latest.checkpoint["versions_seen"]
+    return any(_stops(nodes, name) and seen != before.get(name) for name, seen in now.items())
+
+
+def _stops(nodes: "Sequence[str] | str", name: str) -> bool:
+    return name in nodes or (nodes == "*" and not name.startswith("__"))
 
 
 async def _answer(run: Run, saver: FencedSqliteSaver, config: RunnableConfig) -> "Command[str] | None":
@@ -100,7 +115,9 @@ async def _answer(run: Run, saver: FencedSqliteSaver, config: RunnableConfig) ->
     answers = _answers(run.request.payload, noted.get("", frozenset()))
     # A question that was open somewhere before this run and is not any more has had its answer.
     open_still = {
-        id_: value for id_, value in answers.items() if all(id_ in now.get(ns, ()) for ns, ids in noted.items() if id_ in ids)
+        id_: value
+        for id_, value in answers.items()
+        if all(id_ in now.get(ns, ()) for ns, ids in noted.items() if id_ in ids)
     }
     return Command(resume=open_still) if open_still else None
 

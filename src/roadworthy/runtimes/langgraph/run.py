@@ -18,16 +18,16 @@ from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
-from roadworthy.ports.runtime import Caps, Completed, Drained, Outcome, Paused, RuntimeEvent
+from roadworthy.ports.runtime import Caps, Drained, Outcome, RuntimeEvent
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.config import run_config, state_config
 from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
 from roadworthy.runtimes.langgraph.failures import classify
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
+from roadworthy.runtimes.langgraph.history import ThreadHistory
 from roadworthy.runtimes.langgraph.keys import thread_key
 from roadworthy.runtimes.langgraph.metering import AttemptStopped, ModelMeter, attempt_meter
 from roadworthy.runtimes.langgraph.outbox import Outbox
-from roadworthy.runtimes.langgraph.history import ThreadHistory
 from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_calls
 from roadworthy.runtimes.langgraph.results import Results, interrupts_of
 from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
@@ -165,7 +165,10 @@ class GraphExecution:
         missing = unanswered_calls(await thread.messages_at(latest))
         if not missing:
             return plan
-        return Start(input=repaired_input(plan.input, channel, missing, await thread.live_messages()), takes_input=True)
+        return Start(
+            input=repaired_input(self._about.run.request.payload, channel, missing, await thread.live_messages()),
+            takes_input=True,
+        )
 
     async def _stream(self, plan: Start, results: Results) -> Outcome:
         about, meter = self._about, self._meter

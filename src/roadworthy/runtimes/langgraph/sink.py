@@ -6,14 +6,13 @@ stream has been told by ``metering``; what nodes say without a model is told her
 
 from collections.abc import Callable, Mapping
 
-from langgraph.types import Interrupt as GraphInterrupt
-
 from langchain_core.messages import AIMessage
+from langgraph.types import Interrupt as GraphInterrupt
 
 from roadworthy.domain.event import ContentDelta, CustomData
 from roadworthy.ports.runtime import Progress, RuntimeEvent
 from roadworthy.runtimes.langgraph.jsonable import clean_text, to_json
-from roadworthy.runtimes.langgraph.messages import messages_in, text_of
+from roadworthy.runtimes.langgraph.messages import text_of
 from roadworthy.runtimes.langgraph.results import Results
 
 _INTERRUPT = "__interrupt__"

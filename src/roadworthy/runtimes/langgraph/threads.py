@@ -63,9 +63,7 @@ class ThreadTracker:
 class TrackingExecutor(ThreadPoolExecutor):
     """A thread pool that tells the submitting attempt's tracker about each call."""
 
-    def submit(
-        self, fn: Callable[Params, Result], /, *args: Params.args, **kwargs: Params.kwargs
-    ) -> "Future[Result]":
+    def submit(self, fn: Callable[Params, Result], /, *args: Params.args, **kwargs: Params.kwargs) -> "Future[Result]":
         """Run ``fn`` on a thread, known to the current attempt."""
         future = super().submit(fn, *args, **kwargs)
         if (tracker := _tracker.get()) is not None:

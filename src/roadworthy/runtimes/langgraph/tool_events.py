@@ -75,9 +75,7 @@ class ToolEvents:
         if running is None:
             return
         duration = round((self._clock.monotonic() - running.since) * 1000)
-        self._emit(
-            ToolCallFinished(id=running.id, name=running.name, result=result, error=error, duration_ms=duration)
-        )
+        self._emit(ToolCallFinished(id=running.id, name=running.name, result=result, error=error, duration_ms=duration))
 
 
 def cut_text(text: str, max_chars: int) -> str:
@@ -90,7 +88,11 @@ def cut_text(text: str, max_chars: int) -> str:
 def _result(output: object, max_chars: int) -> JsonValue:
     if isinstance(output, BaseMessage):
         content: object = output.content
-        return clean_text(cut_text(content, max_chars)) if isinstance(content, str) else to_json(content, max_chars=max_chars)
+        return (
+            clean_text(cut_text(content, max_chars))
+            if isinstance(content, str)
+            else to_json(content, max_chars=max_chars)
+        )
     if isinstance(output, Command):
         return _command_result(output, max_chars)
     if isinstance(output, str):

@@ -1,0 +1,166 @@
+"""The port's adapter for LangGraph: every agent of the process over one checkpointer and one store.
+
+``bootstrap`` opens it from loaded agents; ``engine`` and ``services`` use it through ``ports.runtime.AgentRuntime``.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from roadworthy.domain.agent import Agent
+from roadworthy.domain.errors import InvalidRequest, NotFound, StorageUnavailable
+from roadworthy.domain.ids import AgentName, RunId
+from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.run import InputKind, Run
+from roadworthy.domain.thread import ThreadRef, ThreadState
+from roadworthy.ports.clock import Clock
+from roadworthy.ports.runtime import Caps, Execution
+from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
+from roadworthy.runtimes.langgraph.config import state_config
+from roadworthy.runtimes.langgraph.graphs import ServedGraph
+from roadworthy.runtimes.langgraph.guards import ToolGuard
+from roadworthy.runtimes.langgraph.inputs import check_context, check_state
+from roadworthy.runtimes.langgraph.jsonable import to_json
+from roadworthy.runtimes.langgraph.keys import thread_key
+from roadworthy.runtimes.langgraph.messages import human_message, messages_in, to_message
+from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts, serve_graph
+from roadworthy.runtimes.langgraph.resume import note_questions
+from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
+from roadworthy.runtimes.langgraph.store import StoreConfig, StoreScope, open_store
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINTS_FILE = "checkpoints.sqlite"
+STORE_FILE = "store.sqlite"
+_CLOSE_PATIENCE = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LangGraphRuntime:
+    """See ``ports.runtime.AgentRuntime``."""
+
+    served: Mapping[str, ServedGraph]
+    saver: FencedSqliteSaver
+    guard: ToolGuard
+    clock: Clock
+
+    def agents(self) -> Sequence[Agent]:
+        """All agents; the first is the default."""
+        return [served.agent for served in self.served.values()]
+
+    def find_agent(self, name: AgentName) -> Agent | None:
+        """One agent by name, or None."""
+        served = self.served.get(name)
+        return None if served is None else served.agent
+
+    def message_input(self, agent: AgentName, content: JsonValue) -> JsonObject:
+        """See ``ports.runtime.AgentRuntime.message_input``."""
+        channel = self._served(agent).input_message
+        if channel is None:
+            raise InvalidRequest(f"the agent {agent} takes no message: give it an input", field="message")
+        return {channel: [human_message(content)]}
+
+    def check_input(self, agent: AgentName, payload: JsonValue, context: JsonObject | None) -> None:
+        """See ``ports.runtime.AgentRuntime.check_input``."""
+        served = self._served(agent)
+        check_state(served, payload)
+        check_context(served, context)
+
+    @asynccontextmanager
+    async def execution(
+        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
+    ) -> AsyncGenerator[Execution]:
+        """See ``ports.runtime.AgentRuntime.execution``. The deadline is the engine's to keep."""
+        del deadline_at
+        execution = GraphExecution(
+            Attempted(
+                run=run,
+                served=self._served(run.agent),
+                saver=self.saver,
+                caps=caps,
+                clock=self.clock,
+                first_on_thread=first_on_thread,
+                tool_chars=self.guard.max_chars,
+            )
+        )
+        try:
+            yield execution
+        finally:
+            await execution.close(_CLOSE_PATIENCE)
+
+    async def resume_mark(self, run: Run) -> str | None:
+        """See ``ports.runtime.AgentRuntime.resume_mark``."""
+        if run.request.kind is not InputKind.RESUME:
+            return None
+        return await note_questions(self.saver, _key(run))
+
+    async def progress_mark(self, run: Run) -> str | None:
+        """See ``ports.runtime.AgentRuntime.progress_mark``."""
+        return await self.saver.newest_id(_key(run))
+
+    async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:
+        """See ``ports.runtime.AgentRuntime.thread_state``."""
+        served = self._served(agent)
+        state = await served.graph.aget_state(state_config(ref))
+        messages = messages_in(state.values, served.messages)
+        return ThreadState(messages=tuple(to_message(message) for message in messages), values=to_json(state.values))
+
+    async def erase_thread(self, ref: ThreadRef) -> None:
+        """Delete every checkpoint of a thread. Idempotent."""
+        await self.saver.adelete_thread(thread_key(ref))
+
+    async def erase_run(self, ref: ThreadRef, run_id: RunId) -> None:
+        """Delete the checkpoints that one run wrote. Idempotent."""
+        await self.saver.erase_run(thread_key(ref), run_id)
+
+    async def ready(self) -> str | None:
+        """None when checkpoints can be read and written; else what is wrong."""
+        try:
+            await self.saver.check()
+        except StorageUnavailable as error:
+            return error.message
+        return None
+
+    def _served(self, agent: AgentName) -> ServedGraph:
+        served = self.served.get(agent)
+        if served is None:
+            raise NotFound(f"there is no agent {agent}")
+        return served
+
+
+@asynccontextmanager
+async def open_runtime(
+    agents: Sequence[LoadedAgent],
+    *,
+    folder: Path,
+    tool_timeout: timedelta,
+    tool_output_max: int,
+    store_scope: StoreScope,
+    extra_types: Sequence[str],
+    store_index: StoreConfig | None,
+    clock: Clock,
+) -> AsyncGenerator[LangGraphRuntime]:
+    """Serve ``agents``, with their state in two files in ``folder``.
+
+    Raises:
+        ConfigError: an extra state type or the store's index is wrong.
+        StorageUnavailable: a file cannot be opened.
+    """
+    guard = ToolGuard(timeout=tool_timeout, max_chars=tool_output_max)
+    async with (
+        open_checkpoints(folder / CHECKPOINTS_FILE) as saver,
+        open_store(folder / STORE_FILE, scope=store_scope, config=store_index or StoreConfig()) as store,
+    ):
+        served: dict[str, ServedGraph] = {}
+        for loaded in agents:
+            for warning in replaced_parts(loaded):
+                _log.warning(warning)
+            served[loaded.name] = serve_graph(loaded, saver=saver, store=store, guard=guard, extra_types=extra_types)
+        yield LangGraphRuntime(served=served, saver=saver, guard=guard, clock=clock)
+
+
+def _key(run: Run) -> str:
+    return thread_key(ThreadRef(owner=run.owner, thread_id=run.thread_id))

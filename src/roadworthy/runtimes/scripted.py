@@ -1,0 +1,313 @@
+"""A runtime without LangGraph: plays what a test wrote down, in memory, with gates that the test opens.
+
+For tests of ``engine`` and ``services``; the conformance suite holds it to the
+same rules as the real one. A thread's state is its messages; every Progress of a script is a checkpoint.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import count
+from typing import TypeAlias
+
+from roadworthy.domain.agent import Agent
+from roadworthy.domain.errors import InvalidRequest, LeaseLost, RoadworthyError
+from roadworthy.domain.event import ContentDelta, InterruptRaised
+from roadworthy.domain.ids import AgentName, RunId, new_id
+from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.run import InputKind, Run
+from roadworthy.domain.thread import Message, ThreadRef, ThreadState
+from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.runtime import Caps, Completed, Drained, Execution, Paused, Progress, RuntimeEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Wait until the test opens the gate of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck:
+    """From here on a thread works that cannot be stopped, until the gate of this name opens."""
+
+    gate: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A model call is under way; it stays open until its ModelCall comes."""
+
+    call: ModelCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """Raise."""
+
+    error: Exception
+
+
+Step: TypeAlias = RuntimeEvent | Gate | Stuck | Begun | Fail
+Script: TypeAlias = Sequence[Step]
+
+DEFAULT_AGENT = Agent(
+    name=AgentName("scripted"), description="Says what a test wrote down.", accepts_message=True, input_schema={}
+)
+
+
+def says(text: str, *, message_id: str = "m1") -> Script:
+    """A script that says one thing and ends."""
+    return (
+        ContentDelta(message_id=message_id, text=text),
+        Progress(),
+        Completed(response=text, output={"response": text}, structured_response=None),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Checkpoint:
+    id: int
+    run_id: RunId
+    messages: tuple[Message, ...]
+
+
+@dataclass(slots=True)
+class _Thread:
+    checkpoints: list[_Checkpoint] = field(default_factory=list[_Checkpoint])
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return self.checkpoints[-1].messages if self.checkpoints else ()
+
+
+class ScriptedRuntime:
+    """``script`` says what the coming runs do, one script a run; runs without one answer ``default``."""
+
+    def __init__(self, agents: Sequence[Agent] = (DEFAULT_AGENT,), default: Script | None = None) -> None:
+        self.executions: list[ScriptedExecution] = []
+        self.problem: str | None = None
+        self._agents = {agent.name: agent for agent in agents}
+        self._default = says("Hello.") if default is None else default
+        self._coming: list[Script] = []
+        self._scripts: dict[RunId, Script] = {}
+        self._gates: dict[str, asyncio.Event] = {}
+        self._threads: dict[ThreadRef, _Thread] = {}
+        self._ids = count(1)
+
+    def script(self, *scripts: Script) -> None:
+        """What the next runs do, in the order of their first attempts."""
+        self._coming.extend(scripts)
+
+    def gate(self, name: str) -> asyncio.Event:
+        """The gate of this name; set it to open it."""
+        return self._gates.setdefault(name, asyncio.Event())
+
+    def agents(self) -> Sequence[Agent]:
+        """All agents; the first is the default."""
+        return tuple(self._agents.values())
+
+    def find_agent(self, name: AgentName) -> Agent | None:
+        """One agent by name, or None."""
+        return self._agents.get(name)
+
+    def message_input(self, agent: AgentName, content: JsonValue) -> JsonObject:
+        """See ``ports.runtime.AgentRuntime.message_input``."""
+        if not self._agents[agent].accepts_message:
+            raise InvalidRequest("the agent takes no message", field="message")
+        blocks = [content] if isinstance(content, str) else content
+        if not isinstance(blocks, Sequence) or not blocks:
+            raise InvalidRequest("message must be text or content blocks", field="message")
+        if not all(isinstance(block, str) or (isinstance(block, Mapping) and "type" in block) for block in blocks):
+            raise InvalidRequest("a content block needs a type", field="message")
+        return {"messages": [{"role": "user", "id": new_id(), "content": content}]}
+
+    def check_input(self, agent: AgentName, payload: JsonValue, context: JsonObject | None) -> None:
+        """See ``ports.runtime.AgentRuntime.check_input``: the input is an object, and there is no context."""
+        if not isinstance(payload, Mapping):
+            raise InvalidRequest("input must be an object", field="input")
+        if context is not None and self._agents[agent].context_schema is None:
+            raise InvalidRequest("the agent takes no context", field="context")
+
+    @asynccontextmanager
+    async def execution(
+        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
+    ) -> AsyncGenerator[Execution]:
+        """See ``ports.runtime.AgentRuntime.execution``."""
+        del caps, deadline_at, first_on_thread
+        if run.rollback_of is not None:
+            await self.erase_run(_ref(run), run.rollback_of)
+        execution = ScriptedExecution(self, run, self._script_of(run))
+        self.executions.append(execution)
+        try:
+            yield execution
+        finally:
+            execution.fence()
+
+    async def resume_mark(self, run: Run) -> str | None:
+        """See ``ports.runtime.AgentRuntime.resume_mark``."""
+        return await self.progress_mark(run) or "" if run.request.kind is InputKind.RESUME else None
+
+    async def progress_mark(self, run: Run) -> str | None:
+        """See ``ports.runtime.AgentRuntime.progress_mark``."""
+        checkpoints = self._thread(_ref(run)).checkpoints
+        return str(checkpoints[-1].id) if checkpoints else None
+
+    async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:  # noqa: ARG002 -- all agents share its form
+        """See ``ports.runtime.AgentRuntime.thread_state``."""
+        messages = self._thread(ref).messages
+        return ThreadState(
+            messages=messages, values={"messages": [{"id": m.id, "content": m.content} for m in messages]}
+        )
+
+    async def erase_thread(self, ref: ThreadRef) -> None:
+        """Forget a thread."""
+        self._threads.pop(ref, None)
+
+    async def erase_run(self, ref: ThreadRef, run_id: RunId) -> None:
+        """Forget what one run did."""
+        thread = self._thread(ref)
+        thread.checkpoints = [one for one in thread.checkpoints if one.run_id != run_id]
+
+    async def ready(self) -> str | None:
+        """The ``problem`` that the test has set."""
+        return self.problem
+
+    def done_by(self, run: Run) -> int:
+        """How many checkpoints the run has on its thread."""
+        return sum(one.run_id == run.run_id for one in self._thread(_ref(run)).checkpoints)
+
+    def keep(self, run: Run, messages: Sequence[Message]) -> None:
+        """Write a checkpoint: the thread's messages and these."""
+        thread = self._thread(_ref(run))
+        known = {message.id for message in thread.messages}
+        merged = (*thread.messages, *(message for message in messages if message.id not in known))
+        thread.checkpoints.append(_Checkpoint(id=next(self._ids), run_id=run.run_id, messages=merged))
+
+    def _script_of(self, run: Run) -> Script:
+        if run.run_id not in self._scripts:
+            self._scripts[run.run_id] = self._coming.pop(0) if self._coming else self._default
+        return self._scripts[run.run_id]
+
+    def _thread(self, ref: ThreadRef) -> _Thread:
+        return self._threads.setdefault(ref, _Thread())
+
+
+class ScriptedExecution:
+    """See ``ports.runtime.Execution``. Tests read ``run``, ``drained``, ``fenced`` and ``cancelled``."""
+
+    def __init__(self, runtime: ScriptedRuntime, run: Run, script: Script) -> None:
+        self.run = run
+        self.drained = False
+        self.fenced = False
+        self.cancelled = False
+        self._runtime = runtime
+        self._script = script
+        self._open: dict[str, ModelCall] = {}
+        self._stuck: list[asyncio.Event] = []
+        self._texts: dict[str, str] = {}
+        self._running = False
+
+    async def events(self) -> AsyncIterator[RuntimeEvent]:
+        """Play the script from behind the run's last checkpoint."""
+        self._running = True
+        try:
+            async for event in self._play():
+                yield event
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        finally:
+            self._running = False
+
+    def drain(self) -> None:
+        """Stop at the next Progress."""
+        self.drained = True
+
+    def fence(self) -> None:
+        """Write no more checkpoints."""
+        self.fenced = True
+
+    def open_calls(self) -> Sequence[ModelCall]:
+        """Calls that have begun and not ended."""
+        return tuple(self._open.values())
+
+    async def settled(self) -> None:
+        """Until every gate of a Stuck is open."""
+        for gate in self._stuck:
+            await gate.wait()
+
+    @property
+    def settled_now(self) -> bool:
+        """Whether ``settled`` would return at once."""
+        return not self._running and all(gate.is_set() for gate in self._stuck)
+
+    async def _play(self) -> AsyncIterator[RuntimeEvent]:
+        for step in self._left():
+            match step:
+                case Gate():
+                    await self._runtime.gate(step.name).wait()
+                case Stuck():
+                    self._stuck.append(self._runtime.gate(step.gate))
+                case Begun():
+                    self._open[step.call.call_id] = step.call
+                case Fail():
+                    raise _named(step.error)
+                case _:
+                    self._note(step)
+                    yield step
+                    if isinstance(step, Progress) and self.drained:
+                        yield Drained()
+                        return
+
+    def _left(self) -> Script:
+        """What earlier attempts have not done."""
+        skip, position = self._runtime.done_by(self.run), 0
+        while skip and position < len(self._script):
+            skip -= isinstance(self._script[position], Progress)
+            position += 1
+        return self._script[position:]
+
+    def _note(self, event: RuntimeEvent) -> None:
+        match event:
+            case ContentDelta():
+                self._texts[event.message_id] = self._texts.get(event.message_id, "") + event.text
+            case ModelCall():
+                self._open.pop(event.call_id, None)
+            case Progress() | InterruptRaised() | Completed() | Paused():
+                if self.fenced:
+                    raise LeaseLost("the attempt lost its lease and may not write any more")
+                if isinstance(event, Progress):
+                    self._runtime.keep(self.run, (*self._asked(), *self._answered()))
+            case _:
+                pass
+
+    def _asked(self) -> Sequence[Message]:
+        payload = self.run.request.payload
+        given = payload.get("messages") if isinstance(payload, Mapping) else None
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            return ()
+        return [
+            Message(id=str(one["id"]), role="user", content=one["content"])
+            for one in given
+            if isinstance(one, Mapping) and "id" in one and "content" in one
+        ]
+
+    def _answered(self) -> Sequence[Message]:
+        return [
+            Message(id=f"{self.run.run_id}-{id_}", role="assistant", content=text) for id_, text in self._texts.items()
+        ]
+
+
+def _named(error: Exception) -> Exception:
+    """A failing script raises domain errors only, as the port asks; anything else is the test's own mistake."""
+    if isinstance(error, RoadworthyError):
+        return error
+    raise TypeError("a script fails with errors of the domain") from error
+
+
+def _ref(run: Run) -> ThreadRef:
+    return ThreadRef(owner=run.owner, thread_id=run.thread_id)

@@ -1,0 +1,227 @@
+"""Runs, and how tests play them on a runtime: what came out, and what a crash after the n-th write leaves behind."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pytest
+from langgraph.graph.state import CompiledStateGraph
+
+from roadworthy.domain.errors import RoadworthyError, StorageUnavailable
+from roadworthy.domain.event import ContentDelta, ContentRetracted, InterruptRaised
+from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId
+from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.run import InputKind, Run, RunRequest, RunStatus
+from roadworthy.domain.thread import ThreadRef
+from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.runtime import AgentRuntime, Caps, Completed, Drained, Execution, Outcome, Paused, RuntimeEvent
+from roadworthy.runtimes.langgraph.graphs import Graph
+from roadworthy.runtimes.langgraph.registry import LoadedAgent
+from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime, open_runtime
+from roadworthy.runtimes.langgraph.store import StoreConfig, StoreScope
+
+Found = TypeVar("Found")
+Event = TypeVar("Event", bound=object)
+
+OWNER = Owner(tenant=TenantId("acme"), user=UserId("ann"))
+AGENT = AgentName("agent")
+CAPS = Caps(steps=50, model_calls=20, tool_calls=20)
+BOUND = 20.0
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now(self) -> datetime:
+        """The present moment."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What an attempt told, and how it ended."""
+
+    events: Sequence[RuntimeEvent]
+    outcome: Outcome | None
+    error: RoadworthyError | None
+    open_calls: Sequence[ModelCall] = ()
+
+    @property
+    def text(self) -> str:
+        """All content that was not retracted."""
+        void = {event.message_id for event in self.of(ContentRetracted)}
+        return "".join(event.text for event in self.of(ContentDelta) if event.message_id not in void)
+
+    def of(self, kind: type[Event]) -> Sequence[Event]:
+        """The events of a kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def completed(self) -> Completed:
+        """The outcome of a run that reached its end."""
+        assert isinstance(self.outcome, Completed), self.error or self.outcome
+        return self.outcome
+
+    @property
+    def paused(self) -> Paused:
+        """The outcome of a run that waits for a human."""
+        assert isinstance(self.outcome, Paused), self.error or self.outcome
+        return self.outcome
+
+    @property
+    def questions(self) -> Mapping[str, JsonValue]:
+        """What is asked, by id."""
+        return {one.id: one.value for event in self.of(InterruptRaised) for one in event.interrupts}
+
+
+_numbers = iter(range(1, 1_000_000))
+
+
+def a_run(
+    payload: JsonValue = None,
+    *,
+    kind: InputKind = InputKind.INPUT,
+    agent: str = AGENT,
+    thread: str = "thread",
+    owner: Owner = OWNER,
+    context: JsonObject | None = None,
+    rollback_of: RunId | None = None,
+    number: int = 1,
+) -> Run:
+    """A running run in its first attempt. ``number`` is its place on the thread."""
+    now = datetime.now(UTC)
+    return Run(
+        run_id=RunId(f"{next(_numbers):032x}"),
+        owner=owner,
+        thread_id=ThreadId(thread),
+        ord=number,
+        agent=AgentName(agent),
+        request=RunRequest(kind=kind, payload=payload, context=context),
+        request_id="request",
+        key_id=None,
+        status=RunStatus.RUNNING,
+        attempt=1,
+        rollback_of=rollback_of,
+        created_at=now,
+        deadline_at=now + timedelta(seconds=60),
+    )
+
+
+def retried(run: Run) -> Run:
+    """The run in its next attempt."""
+    return replace(run, attempt=run.attempt + 1)
+
+
+async def marked(runtime: AgentRuntime, run: Run) -> Run:
+    """The run as the engine would start it: with its resume mark."""
+    mark = await runtime.resume_mark(run)
+    return run if mark is None else replace(run, resume_mark=mark)
+
+
+def ref_of(run: Run) -> ThreadRef:
+    """The thread of a run."""
+    return ThreadRef(owner=run.owner, thread_id=run.thread_id)
+
+
+async def play(
+    runtime: AgentRuntime,
+    run: Run,
+    *,
+    caps: Caps = CAPS,
+    first: bool = False,
+    on_event: Callable[[Execution, RuntimeEvent], None] | None = None,
+) -> Played:
+    """Play one attempt to its end."""
+    events: list[RuntimeEvent] = []
+    outcome: Outcome | None = None
+    error: RoadworthyError | None = None
+    async with asyncio.timeout(BOUND), _execution(runtime, run, caps, first=first) as execution:
+        try:
+            async for event in execution.events():
+                if isinstance(event, Completed | Paused | Drained):
+                    outcome = event
+                else:
+                    events.append(event)
+                if on_event is not None:
+                    on_event(execution, event)
+        except RoadworthyError as raised:
+            error = raised
+        await execution.settled()
+        return Played(events=events, outcome=outcome, error=error, open_calls=execution.open_calls())
+
+
+@asynccontextmanager
+async def _execution(runtime: AgentRuntime, run: Run, caps: Caps, *, first: bool) -> AsyncGenerator[Execution]:
+    async with runtime.execution(run, caps=caps, deadline_at=run.deadline_at, first_on_thread=first) as execution:
+        yield execution
+
+
+def prepared(runtime: AgentRuntime, run: Run, *, caps: Caps = CAPS) -> Any:
+    """The context manager of an attempt that the test drives itself."""
+    return _execution(runtime, run, caps, first=False)
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """Opens runtimes over graphs, again over the same files if asked twice."""
+
+    folder: Path
+    tool_timeout: timedelta = timedelta(seconds=10)
+    tool_output_max: int = 1000
+    store_scope: StoreScope = "user"
+    extra_types: Sequence[str] = ()
+    store: StoreConfig | None = None
+    _: None = field(default=None, init=False)
+
+    @asynccontextmanager
+    async def serve(self, *graphs: object, **named: object) -> AsyncGenerator[LangGraphRuntime]:
+        """A runtime over one graph, named ``agent``, or several named ones."""
+        loaded = [
+            LoadedAgent(name=AgentName(name), graph=cast("Graph", graph))
+            for name, graph in {**{str(AGENT): one for one in graphs}, **named}.items()
+        ]
+        async with open_runtime(
+            loaded,
+            folder=self.folder,
+            tool_timeout=self.tool_timeout,
+            tool_output_max=self.tool_output_max,
+            store_scope=self.store_scope,
+            extra_types=self.extra_types,
+            store_index=self.store,
+            clock=SystemClock(),
+        ) as runtime:
+            yield runtime
+
+
+@contextmanager
+def crash_after(runtime: LangGraphRuntime, writes: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Let only so many writes reach the checkpoints, as if the process had died then. Yields the number refused."""
+    refused = [0]
+    left = [writes]
+    connection = runtime.saver.conn
+    real = connection.transact
+
+    async def transact(work: Callable[[Any], Found]) -> Found:
+        if work.__name__ == "write":
+            if left[0] == 0:
+                refused[0] += 1
+                raise StorageUnavailable("crashed")
+            left[0] -= 1
+        return await real(work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "transact", transact)
+        yield refused
+
+
+Compiled = CompiledStateGraph[Any, Any, Any, Any]

@@ -1,0 +1,427 @@
+"""Any EventLog: numbering, following live and later, attempts, and what a crash leaves."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from roadworthy.domain.errors import NotFound, StorageFull
+from roadworthy.domain.event import AttemptStarted, EventId, RunEnded, RunStarted
+from roadworthy.domain.run import Run, RunError, RunResult, RunStatus
+from roadworthy.ports.event_log import EventWriter
+from roadworthy.storage.event_log import SqlEventLog
+from roadworthy.storage.queue import SqlRunQueue
+from roadworthy.storage.run_log import MAX_EVENTS
+from roadworthy.storage.runs import SqlRunStore
+from roadworthy.storage.threads import SqlThreadStore
+from roadworthy.storage.transaction import Database, T, Unit
+from tests.conformance.storage.factories import delta, everything, generator, ids, lease_of, new_run, until
+from tests.conformance.storage.test_stores import ref
+
+NOW = timedelta(0)
+NEVER = timedelta(days=1)
+DONE = RunResult(response="done")
+FAILED = RunResult(error=RunError(code="agent_failed", message="it broke"))
+
+
+async def started(queue: SqlRunQueue) -> Run:
+    return (await queue.accept(new_run(), claim_for="worker", max_pending=9, idempotency=None)).run
+
+
+async def finish(queue: SqlRunQueue, run: Run, writer: EventWriter, result: RunResult = DONE) -> Run:
+    ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, result, events=writer.take_unflushed())
+    assert ended is not None
+    writer.close(ended)
+    return ended
+
+
+@asynccontextmanager
+async def crashing(log: SqlEventLog) -> AsyncGenerator[SqlEventLog]:
+    """The log of a process that dies at the end: nothing is stored on the way out."""
+    yield log
+
+
+async def test_events_are_numbered_from_one_behind_the_start(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with SqlEventLog(database, runs, linger=NEVER) as log:
+        writer = await log.open(run)
+        assert [str(writer.append(delta(text)).id) for text in "ab"] == ["1-1-2", "1-1-3"]
+        ended = await finish(queue, run, writer)
+        events = await everything(log, ended)
+    assert ids(events) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4"]
+    assert events[0].body == RunStarted(run_id=run.run_id, thread_id=run.thread_id, agent=run.agent)
+    assert events[-1].body == RunEnded(status=RunStatus.SUCCESS, error=None)
+
+
+async def test_a_live_follower_sees_what_a_later_one_sees_from_every_index(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
+        async with asyncio.TaskGroup() as group:
+            early = group.create_task(everything(log, run))
+            writer = await log.open(run)
+            for number in range(20):
+                writer.append(delta(str(number)))
+                await asyncio.sleep(0)
+            late = group.create_task(everything(log, run))
+            await asyncio.sleep(0)
+            ended = await finish(queue, run, writer, FAILED)
+        whole = early.result()
+        assert late.result() == whole
+        assert len(whole) == 22
+        assert whole[-1].body == RunEnded(status=RunStatus.SUCCESS, error=FAILED.error)
+        for stale in (run, ended):
+            for index, event in enumerate(whole):
+                assert await everything(log, stale, event.id) == whole[index + 1 :]
+
+
+async def test_another_process_replays_the_same_events(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with SqlEventLog(database, runs, linger=NEVER) as log:
+        writer = await log.open(run)
+        for number in range(1_200):
+            writer.append(delta(str(number)))
+        ended = await finish(queue, run, writer)
+        here = await everything(log, ended)
+    there = SqlEventLog(database, runs)
+    assert await everything(there, ended) == here
+    assert await everything(there, run, here[700].id) == here[701:]
+    assert list(await there.read(ended)) == here[:-1]
+
+
+async def test_a_follower_of_a_pending_run_waits_for_its_start(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    waiting = (await queue.accept(new_run(), claim_for=None, max_pending=9, idempotency=None)).run
+    async with asyncio.timeout(30), SqlEventLog(database, runs) as log, asyncio.TaskGroup() as group:
+        follower = group.create_task(everything(log, waiting))
+        await asyncio.sleep(0)
+        run = await queue.claim(waiting.run_id, worker="worker")
+        assert run is not None
+        await finish(queue, run, await log.open(run))
+    assert ids(follower.result()) == ["1-1-1", "1-1-2"]
+
+
+async def test_a_run_that_never_started_has_only_its_end(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    waiting = (await queue.accept(new_run(), claim_for=None, max_pending=9, idempotency=None)).run
+    async with asyncio.timeout(30), SqlEventLog(database, runs) as log:
+        async with asyncio.TaskGroup() as group:
+            follower = group.create_task(everything(log, waiting))
+            await asyncio.sleep(0)
+            ended = await queue.end_pending(waiting, RunStatus.CANCELLED, RunResult())
+            assert ended is not None
+            log.ended(ended)
+        assert ids(follower.result()) == ["1-0-1"]
+        for stale in (waiting, ended):
+            assert await everything(log, stale) == follower.result()
+            assert await everything(log, stale, EventId(1, 0, 1)) == []
+
+
+async def test_a_follower_who_comes_with_an_old_row_learns_of_the_end(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    log = SqlEventLog(database, runs)
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    async with asyncio.timeout(30):
+        assert ids(await everything(log, run)) == ["1-1-1"]
+
+
+async def test_followers_of_an_erased_run_find_nothing(
+    queue: SqlRunQueue, runs: SqlRunStore, threads: SqlThreadStore, database: Database
+) -> None:
+    run = await started(queue)
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
+    await threads.erase(ref())
+    log = SqlEventLog(database, runs)
+    async with asyncio.timeout(30):
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                await everything(log, run)
+
+
+async def test_what_was_shown_but_not_stored_is_retracted_by_the_next_attempt(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with crashing(SqlEventLog(database, runs, linger=NEVER)) as log:
+        writer = await log.open(run)
+        lost = [writer.append(delta(text)).id for text in "abc"]
+    assert await queue.reap(run, losses=1, progress_mark=None) is not None
+    again = await queue.claim(run.run_id, worker="another")
+    assert again is not None
+    async with asyncio.timeout(30), SqlEventLog(database, runs) as log:
+        writer = await log.open(again)
+        writer.append(delta("x"))
+        ended = await finish(queue, again, writer)
+        events = await everything(log, ended)
+        assert ids(events) == ["1-2-1", "1-2-2", "1-2-3"]
+        assert events[0].body == AttemptStarted(attempt=2, last_valid=None)
+        for event_id in lost:
+            assert await everything(log, ended, event_id) == events
+
+
+async def test_the_next_attempt_names_the_last_event_that_survived(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with SqlEventLog(database, runs, linger=NEVER) as log:
+        (await log.open(run)).append(delta("survives"))
+    assert await queue.reap(run, losses=1, progress_mark=None) is not None
+    again = await queue.claim(run.run_id, worker="another")
+    assert again is not None
+    async with asyncio.timeout(30), SqlEventLog(database, runs) as log:
+        async with asyncio.TaskGroup() as group:
+            follower = group.create_task(everything(log, again))
+            await asyncio.sleep(0)
+            writer = await log.open(again)
+            ended = await finish(queue, again, writer)
+        events = follower.result()
+        assert ids(events) == ["1-1-1", "1-1-2", "1-2-1", "1-2-2"]
+        assert events[2].body == AttemptStarted(attempt=2, last_valid="1-1-2")
+        assert await everything(log, ended) == events
+
+
+async def test_a_released_run_goes_on_for_the_same_followers(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NEVER) as log:
+        async with asyncio.TaskGroup() as group:
+            follower = group.create_task(everything(log, run))
+            await asyncio.sleep(0)
+            writer = await log.open(run)
+            writer.append(delta("first"))
+            await queue.release(lease_of(run))
+            writer.close(None)
+            await asyncio.sleep(0)
+            again = await queue.claim(run.run_id, worker="worker")
+            assert again is not None
+            writer = await log.open(again)
+            writer.append(delta("second"))
+            ended = await finish(queue, again, writer)
+        assert ids(follower.result()) == ["1-1-1", "1-1-2", "1-2-1", "1-2-2", "1-2-3"]
+        assert follower.result()[2].body == AttemptStarted(attempt=2, last_valid="1-1-2")
+        assert await everything(log, ended) == follower.result()
+
+
+async def test_an_orphan_s_end_never_has_the_id_of_an_event_that_was_shown(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with crashing(SqlEventLog(database, runs, linger=NEVER)) as log:
+        writer = await log.open(run)
+        shown = [EventId(1, 1, 1), *(writer.append(delta(text)).id for text in "abc")]
+    ended = await queue.end_orphan(run, RunStatus.TIMEOUT, RunResult())
+    assert ended is not None
+    log = SqlEventLog(database, runs)
+    async with asyncio.timeout(30):
+        for event_id in (None, *shown):
+            assert ids(await everything(log, ended, event_id)) == ["1-2-1"]
+        assert await everything(log, ended, EventId(1, 2, 1)) == []
+
+
+async def test_an_id_of_another_run_of_the_thread_means_from_the_start(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    first = await started(queue)
+    await queue.finish(lease_of(first), RunStatus.SUCCESS, DONE, events=())
+    second = await started(queue)
+    async with SqlEventLog(database, runs, linger=NEVER) as log:
+        ended = await finish(queue, second, await log.open(second))
+        assert ids(await everything(log, ended, EventId(1, 7, 7))) == ["2-1-1", "2-1-2"]
+
+
+async def test_draining_ends_every_follower_without_an_end_of_the_run(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs) as log:
+        async with asyncio.TaskGroup() as group:
+            follower = group.create_task(everything(log, run))
+            await asyncio.sleep(0)
+            writer = await log.open(run)
+            writer.append(delta("shown"))
+            log.hand_over()
+        assert ids(follower.result()) == ["1-1-1", "1-1-2"]
+        assert await everything(log, run) == follower.result()
+        writer.close(None)
+
+
+async def test_leaving_the_log_stores_what_is_left(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NEVER) as log:
+        writer = await log.open(run)
+        shown = [writer.append(delta(str(number))) for number in range(2_600)]
+        writer.close(None)
+    assert list(await SqlEventLog(database, runs).read(run))[1:] == shown
+
+
+async def test_read_joins_what_is_stored_and_what_is_not(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with SqlEventLog(database, runs, linger=NEVER) as log:
+        (await log.open(run)).append(delta("first attempt"))
+    again = await lost_and_claimed(queue, run)
+    async with SqlEventLog(database, runs, linger=NEVER) as log:
+        writer = await log.open(again)
+        writer.append(delta("second attempt"))
+        assert ids(await log.read(again)) == ["1-1-1", "1-1-2", "1-2-1", "1-2-2"]
+        assert ids(await log.read(run)) == ids(await log.read(again))
+        writer.close(None)
+
+
+async def lost_and_claimed(queue: SqlRunQueue, run: Run) -> Run:
+    assert await queue.reap(run, losses=1, progress_mark=None) is not None
+    again = await queue.claim(run.run_id, worker="another")
+    assert again is not None
+    return again
+
+
+async def test_memory_is_given_back_when_a_run_has_ended_and_nobody_reads(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
+        async with aclosing(generator(log.follow(run, after=None))) as follower:
+            pending = asyncio.get_running_loop().create_task(anext(follower))
+            await asyncio.sleep(0)
+            await finish(queue, run, await log.open(run))
+            await pending
+            assert log.held == 1
+        assert log.held == 0
+        assert len(await everything(log, run)) == 2
+        assert log.held == 0
+
+
+async def test_a_very_long_run_is_not_kept_in_memory_and_a_slow_reader_misses_nothing(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
+        async with aclosing(generator(log.follow(run, after=None))) as slow:
+            writer = await log.open(run)
+            seen = list(await anext(slow))
+            for number in range(3 * MAX_EVENTS):
+                writer.append(delta(str(number)))
+                if number % 50 == 0:
+                    await asyncio.sleep(0)
+            await until(lambda: log.held_events <= MAX_EVENTS)
+            ended = await finish(queue, run, writer)
+            seen.extend([event async for batch in slow for event in batch])
+        whole = await everything(log, ended)
+    assert seen == whole
+    assert [event.id.n for event in whole] == list(range(1, 3 * MAX_EVENTS + 3))
+
+
+@dataclass
+class Gated:
+    """A database whose writes wait at a gate, before or behind the real one, and may then fail."""
+
+    inner: Database
+    behind: bool = False
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def write(self, unit: Unit[T]) -> T:
+        if self.error is not None:
+            await self._wait()
+            raise self.error
+        if not self.behind:
+            await self._wait()
+        value = await self.inner.write(unit)
+        if self.behind:
+            await self._wait()
+        return value
+
+    async def read(self, unit: Unit[T], *, scan: bool = False) -> T:
+        return await self.inner.read(unit, scan=scan)
+
+    async def close(self) -> None:
+        return None
+
+    async def _wait(self) -> None:
+        self.reached.set()
+        await self.open.wait()
+
+
+@pytest.mark.parametrize("order", ["flush before end", "end before flush", "flush fails"])
+async def test_events_whose_flush_is_under_way_at_the_end_are_stored_once(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database, order: str
+) -> None:
+    run = await started(queue)
+    error = StorageFull("full") if order == "flush fails" else None
+    gated = Gated(database, behind=order == "flush before end", error=error)
+    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW, retry=NEVER) as log:
+        writer = await log.open(run)
+        writer.append(delta("in flight"))
+        await gated.reached.wait()
+        writer.append(delta("behind"))
+        events = writer.take_unflushed()
+        ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=events)
+        assert ended is not None
+        writer.close(ended)
+        gated.open.set()
+    replay = await everything(SqlEventLog(database, runs), ended)
+    assert ids(replay) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4"]
+    assert [event.body for event in replay[1:3]] == [delta("in flight"), delta("behind")]
+
+
+async def test_a_flush_that_failed_is_tried_again(queue: SqlRunQueue, runs: SqlRunStore, database: Database) -> None:
+    run = await started(queue)
+    gated = Gated(database, error=StorageFull("full"))
+    gated.open.set()
+    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW, retry=NOW) as log:
+        shown = (await log.open(run)).append(delta("kept"))
+        await gated.reached.wait()
+        gated.error = None
+    assert shown in await SqlEventLog(database, runs).read(run)
+
+
+async def test_an_erased_run_s_late_events_are_dropped(
+    queue: SqlRunQueue, runs: SqlRunStore, threads: SqlThreadStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NEVER) as log:
+        writer = await log.open(run)
+        await queue.release(lease_of(run))
+        writer.close(None)
+        waiting = replace(run, status=RunStatus.PENDING)
+        assert await queue.end_pending(waiting, RunStatus.CANCELLED, RunResult()) is not None
+        assert await threads.erase(ref())
+    again = await started(queue)
+    assert await SqlEventLog(database, runs).read(again) == []
+
+
+async def test_hundreds_of_followers_each_see_the_whole_run(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(everything(log, run)) for _ in range(200)]
+            writer = await log.open(run)
+            for number in range(50):
+                writer.append(delta(str(number)))
+                await asyncio.sleep(0)
+            tasks[0].cancel()
+            await asyncio.sleep(0)
+            await finish(queue, run, writer)
+        assert all(ids(task.result()) == [f"1-1-{n}" for n in range(1, 53)] for task in tasks[1:])
+        assert log.held == 0

@@ -1,0 +1,104 @@
+"""What tools can do to a run (catalogue 36 to 38), and what a stop does to tools."""
+
+import asyncio
+
+from tests.support.invariants import check_invariants, threads_of
+from tests.support.rig import Rig
+
+
+async def test_a_hanging_tool_becomes_an_error_for_the_model_and_the_run_goes_on(rig: Rig) -> None:
+    server = await rig.serve(env={"ROADWORTHY_TOOL_TIMEOUT": "1"})
+    text = 'tool: slow_note {"text": "never"}\nsay: went on'
+    async with server.client() as client:
+        run = (await client.post("/agent/invoke", json={"message": text})).json()
+    assert (run["status"], run["response"]) == ("success", "went on"), run
+    assert "1 s" in run["tool_calls"][0]["error"]
+    assert rig.effects.count("slow_note") == 0
+    check_invariants(server, rig.provider.ledger)
+
+
+async def test_a_tool_that_hangs_in_a_thread_holds_its_slot_until_it_ends(rig: Rig) -> None:
+    env = {"ROADWORTHY_TOOL_TIMEOUT": "1", "MAX_CONCURRENT_REQUESTS": "1"}
+    server = await rig.serve(env=env)
+    text = 'tool: blocking_note {"text": "b"}\nsay: went on'
+    async with server.client() as client:
+        run = (await client.post("/agent/invoke", json={"message": text})).json()
+        assert (run["status"], run["response"]) == ("success", "went on"), run
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(client.post("/agent/invoke", json={"message": "say: next", "thread_id": "w"}))
+            await rig.until(lambda: bool(server.rows("SELECT 1 FROM runs WHERE thread_id = 'w'")))
+            assert server.rows("SELECT status FROM runs WHERE thread_id = 'w'") == [{"status": "pending"}]
+            ready = await client.get("/readyz")
+            rig.open_gate("b")
+        assert waiting.result().json()["response"] == "next"
+        healed = await client.get("/readyz")
+    assert ready.status_code == 503
+    assert "slots" in str(ready.json())
+    assert healed.status_code == 200
+
+
+async def test_a_process_whose_slots_are_all_stuck_ends_itself(rig: Rig) -> None:
+    env = {"ROADWORTHY_TOOL_TIMEOUT": "1", "MAX_CONCURRENT_REQUESTS": "1", "ROADWORTHY_STUCK_TIMEOUT": "1"}
+    server = await rig.serve(env=env)
+    async with server.client() as client:
+        await client.post("/agent/invoke", json={"message": 'tool: blocking_note {"text": "b"}\nsay: x'})
+    assert await server.exited() > 0
+    await server.start()
+    async with server.client() as client:
+        assert (await client.post("/agent/invoke", json={"message": "say: back"})).json()["response"] == "back"
+
+
+async def test_a_raising_tool_gives_a_sanitised_result_and_the_run_goes_on(rig: Rig) -> None:
+    server = await rig.serve()
+    text = 'tool: broken {"text": "x"}\nsay: went on'
+    async with server.client() as client:
+        run = (await client.post("/agent/invoke", json={"message": text, "thread_id": "t"})).json()
+        thread = (await client.get("/agent/threads/t")).text
+    assert (run["status"], run["response"]) == ("success", "went on"), run
+    assert run["tool_calls"][0]["error"]
+    assert "secret detail" not in str(run)
+    assert "secret detail" not in thread
+    check_invariants(server, rig.provider.ledger)
+
+
+async def test_a_huge_tool_result_is_capped_with_a_marker(rig: Rig) -> None:
+    server = await rig.serve(env={"ROADWORTHY_TOOL_OUTPUT_MAX": "5000"})
+    text = 'tool: huge {"size": 100000000}\nsay: went on'
+    async with server.client() as client:
+        run = (await client.post("/agent/invoke", json={"message": text, "thread_id": "t"})).json()
+        thread = (await client.get("/agent/threads/t")).json()
+    assert (run["status"], run["response"]) == ("success", "went on"), run
+    (result,) = [message["content"] for message in thread["messages"] if message["role"] == "tool"]
+    assert len(str(result)) < 6000
+    assert "truncated" in str(result)
+    check_invariants(server, rig.provider.ledger)
+
+
+async def test_a_cancel_during_a_tool_leaves_a_thread_that_works(rig: Rig) -> None:
+    """I5: a dangling tool call would make every later message a 400."""
+    server = await rig.serve()
+    async with server.client() as client:
+        async with asyncio.TaskGroup() as group:
+            body = {"message": 'tool: slow_note {"text": "never"}', "thread_id": "t"}
+            cut = group.create_task(client.post("/agent/invoke", json=body))
+            await rig.effect("slow_note", phase="begin")
+            run_id = (await rig.only_run())["run_id"]
+            assert (await client.post(f"/agent/runs/{run_id}/cancel")).status_code == 202
+        assert (cut.result().status_code, cut.result().json()["code"]) == (409, "cancelled")
+        after = await client.post("/agent/invoke", json={"message": "say: fine", "thread_id": "t"})
+    assert after.json()["response"] == "fine", after.text
+    check_invariants(server, rig.provider.ledger)
+
+
+async def test_sync_tools_block_nobody(rig: Rig) -> None:
+    server = await rig.serve()
+    async with server.client() as client:
+        async with asyncio.TaskGroup() as group:
+            text = 'tool: blocking_note {"text": "b"}\nsay: late'
+            late = group.create_task(client.post("/agent/invoke", json={"message": text}))
+            await rig.effect("blocking_note", phase="begin")
+            quick = await client.post("/agent/invoke", json={"message": "say: quick"})
+            assert quick.json()["response"] == "quick"
+            rig.open_gate("b")
+        assert late.result().json()["response"] == "late"
+    assert threads_of(server.pid) < 40

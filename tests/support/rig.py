@@ -1,0 +1,99 @@
+"""One server under test with its witnesses: the provider, the effect log and the gates of its tools."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from tests.support.effects import EffectLog, Phase
+from tests.support.provider.process import ProviderProcess
+from tests.support.server import ServerProcess
+
+AGENTS = Path(__file__).parent / "agents"
+FINAL = {"success", "error", "timeout", "cancelled", "interrupted"}
+
+
+class Rig:
+    """`async with Rig(folder, provider) as rig:`, then `await rig.serve()` with what the test needs."""
+
+    def __init__(self, folder: Path, provider: ProviderProcess) -> None:
+        self.folder = folder
+        self.provider = provider
+        self.effects = EffectLog(folder / "effects.jsonl")
+        self.gates = folder / "gates"
+        self.gates.mkdir()
+        self.crash_mark = folder / "crashed"
+        self._server: ServerProcess | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._server is not None:
+            await self._server.kill()
+
+    @property
+    def server(self) -> ServerProcess:
+        """The server, once `serve` has been called."""
+        assert self._server is not None, "call serve() first"
+        return self._server
+
+    async def serve(
+        self,
+        agent: str = "claude.py:graph",
+        *,
+        env: Mapping[str, str] | None = None,
+        crash_at: str | None = None,
+        wait: bool = True,
+    ) -> ServerProcess:
+        """Start the server with an agent of `tests/support/agents`."""
+        environment = {
+            "PROVIDER_URL": self.provider.url,
+            "EFFECTS": str(self.folder / "effects.jsonl"),
+            "GATES": str(self.gates),
+            "CRASH_MARK": str(self.crash_mark),
+            "ROADWORTHY_LOG_FORMAT": "json",
+            **(env or {}),
+        }
+        if crash_at is not None:
+            agent = agent.replace("claude.py", "crashing.py")
+            environment["CRASH_AT"] = crash_at
+        self._server = ServerProcess(self.folder / "server", target=str(AGENTS / agent), env=environment)
+        await self._server.start(wait=wait)
+        return self._server
+
+    def open_gate(self, name: str) -> None:
+        """Let the tool that waits for `name` go on, now and later."""
+        (self.gates / name).touch()
+
+    async def effect(self, name: str, *, phase: Phase = "effect", count: int = 1, seconds: float = 20) -> None:
+        """Until tool `name` has reached `phase` so often."""
+        await self.until(lambda: self.effects.count(name, phase=phase) >= count, seconds)
+
+    async def final(self, client: httpx.AsyncClient, run_id: str, seconds: float = 30) -> dict[str, Any]:
+        """A run, once it is final."""
+        async with asyncio.timeout(seconds):
+            while True:
+                try:
+                    run = (await client.get(f"/agent/runs/{run_id}")).json()
+                    if run.get("status") in FINAL:
+                        return run
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(0.02)
+
+    async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        """Until something outside of this process holds."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    async def only_run(self, seconds: float = 20) -> dict[str, Any]:
+        """The row of the one run there is."""
+        await self.until(lambda: len(self._run_rows()) == 1, seconds)
+        return self._run_rows()[0]
+
+    def _run_rows(self) -> list[dict[str, Any]]:
+        return self.server.rows("SELECT * FROM runs") if self.server.database.exists() else []

@@ -1,0 +1,90 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from roadworthy.cli import checks
+from roadworthy.cli.checks import Finding, Verdict
+from roadworthy.cli.data import open_data
+from roadworthy.settings import Settings
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def _verdicts(findings: object) -> list[Verdict]:
+    assert isinstance(findings, list | tuple)
+    return [finding.verdict for finding in findings if isinstance(finding, Finding)]
+
+
+def test_a_folder_that_is_not_there_yet_will_be_made(tmp_path: Path) -> None:
+    (finding,) = checks.check_data_folder(Settings(data_dir=tmp_path / "a" / "b"))
+    assert finding.verdict is Verdict.OK
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_fails(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    (finding,) = checks.check_data_folder(Settings(data_dir=tmp_path / "data"))
+    assert finding.verdict is Verdict.FAIL
+    assert finding.advice
+
+
+def test_a_folder_that_others_can_read_is_a_warning(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    first, *_ = checks.check_data_folder(Settings(data_dir=tmp_path))
+    assert (first.verdict, first.advice) == (Verdict.WARN, f"chmod 700 {tmp_path}")
+
+
+async def test_a_database_of_this_version_is_well(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    async with open_data(settings):
+        pass
+    assert _verdicts(await checks.check_database(settings)) == [Verdict.OK]
+
+
+async def test_a_file_that_is_no_database_fails(tmp_path: Path) -> None:
+    (tmp_path / "roadworthy.db").write_bytes(b"not a database, but long enough to be looked at" * 20)
+    assert _verdicts(await checks.check_database(Settings(data_dir=tmp_path))) == [Verdict.FAIL]
+
+
+async def test_a_clock_before_the_release_fails(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert _verdicts(await checks.check_clock(settings, datetime(1970, 1, 2, tzinfo=UTC))) == [Verdict.FAIL]
+    assert _verdicts(await checks.check_clock(settings, NOW)) == [Verdict.OK]
+
+
+@pytest.mark.parametrize(
+    ("settings", "verdict"),
+    [
+        (Settings(), Verdict.OK),
+        (Settings(auth=False), Verdict.WARN),
+        (Settings(host="0.0.0.0"), Verdict.WARN),
+    ],
+)
+def test_who_can_reach_the_server_is_judged(settings: Settings, verdict: Verdict) -> None:
+    assert _verdicts(list(checks.check_access(settings))) == [verdict]
+
+
+def test_any_origin_is_a_warning() -> None:
+    assert _verdicts(list(checks.check_access(Settings(cors_origins=("*",))))) == [Verdict.OK, Verdict.WARN]
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "verdict"),
+    [
+        ("anthropic:claude-3-opus-20240229", None, Verdict.WARN),
+        ("anthropic:claude-sonet-5-5", None, Verdict.WARN),
+        ("openai:gpt-4o", None, Verdict.OK),
+    ],
+)
+async def test_a_model_is_judged_by_a_table_when_nobody_can_be_asked(model: str, key: None, verdict: Verdict) -> None:
+    assert _verdicts(await checks.check_model(Settings(anthropic_api_key=key), model)) == [verdict]
+
+
+def test_the_worst_finding_decides() -> None:
+    ok = Finding(check="a", verdict=Verdict.OK, detail="")
+    warn = Finding(check="a", verdict=Verdict.WARN, detail="")
+    fail = Finding(check="a", verdict=Verdict.FAIL, detail="")
+    assert checks.worst([ok, warn]) is Verdict.WARN
+    assert checks.worst([fail, warn, ok]) is Verdict.FAIL
+    assert checks.worst([]) is Verdict.OK

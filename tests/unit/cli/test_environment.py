@@ -1,0 +1,110 @@
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from roadworthy.cli.environment import env_name, export_files, load_settings, unknown_variables
+from roadworthy.domain.errors import ConfigError
+from roadworthy.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _an_environment_of_our_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of the machine's environment, and nothing of the test's left behind."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("ROADWORTHY_") or name in {env_name(*item) for item in Settings.model_fields.items()}:
+            monkeypatch.delenv(name)
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+
+
+def test_the_process_environment_wins_over_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("REQUEST_TIMEOUT=30\nROADWORTHY_QUEUE_SIZE=7\n")
+    (tmp_path / "langgraph.json").write_text('{"env": {"ROADWORTHY_QUEUE_SIZE": "9", "MAX_CONCURRENT_REQUESTS": "3"}}')
+    monkeypatch.setenv("REQUEST_TIMEOUT", "60")
+    settings = load_settings(tmp_path)
+    assert settings.request_timeout == timedelta(seconds=60)
+    assert settings.queue_size == 7
+    assert settings.max_concurrent_requests == 3
+
+
+def test_variables_of_other_programs_are_exported_too(tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / ".env").write_text("SOME_PROVIDER_KEY='a b'\n# a comment\nexport OTHER=1\n")
+    load_settings(tmp_path)
+    assert os.environ["SOME_PROVIDER_KEY"] == "a b"
+    assert os.environ["OTHER"] == "1"
+
+
+def test_the_env_of_a_project_may_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "prod.env").write_text("ROADWORTHY_PORT=9001\n")
+    (tmp_path / "langgraph.json").write_text('{"env": "./prod.env", "graphs": {}}')
+    assert load_settings(tmp_path).port == 9001
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"env": "missing.env"}', "missing.env, which is not there"),
+        ('{"env": {"A": 1}}', "`env` must be"),
+        ('{"env": ["A=1"]}', "`env` must be"),
+        ("{", "langgraph.json cannot be read"),
+    ],
+)
+def test_a_project_file_that_makes_no_sense_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "langgraph.json").write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        export_files(tmp_path)
+
+
+def test_an_unreadable_dotenv_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=\xff\xfe\n")
+    with pytest.raises(ConfigError, match=r"\.env cannot be read"):
+        export_files(tmp_path)
+
+
+def test_each_wrong_variable_gets_a_line_that_says_what_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_CONCURRENT_REQUESTS", "many")
+    monkeypatch.setenv("ROADWORTHY_PORT", "99999")
+    monkeypatch.setenv("ROADWORTHY_LOG_LEVEL", "loud")
+    monkeypatch.setenv("REQUEST_TIMEOUT", "soon")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    lines = {line.split()[0]: line for line in caught.value.message.splitlines()}
+    assert set(lines) == {"MAX_CONCURRENT_REQUESTS", "ROADWORTHY_PORT", "ROADWORTHY_LOG_LEVEL", "REQUEST_TIMEOUT"}
+    assert "65535" in lines["ROADWORTHY_PORT"]
+    assert "Runs that execute at once" in lines["MAX_CONCURRENT_REQUESTS"]
+    assert "'debug'" in lines["ROADWORTHY_LOG_LEVEL"]
+
+
+def test_a_wrong_secret_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROADWORTHY_KEY_PEPPER", "tooshort")
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path)
+    assert "ROADWORTHY_KEY_PEPPER" in caught.value.message
+    assert "tooshort" not in caught.value.message
+
+
+def test_the_command_line_wins_over_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROADWORTHY_PORT", "9001")
+    assert load_settings(tmp_path, port=9002, host=None).port == 9002
+
+
+def test_no_auth_beyond_this_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"only on a loopback address, not on 0\.0\.0\.0"):
+        load_settings(tmp_path, auth=False, host="0.0.0.0")
+
+
+def test_a_mistyped_variable_is_named_with_its_likely_meaning() -> None:
+    environment = {"ROADWORTHY_QUEU_SIZE": "1", "ROADWORTHY_PORT": "1", "PATH": "/bin", "ROADWORTHY_ZZZ": "1"}
+    first, second = unknown_variables(environment)
+    assert first == "ROADWORTHY_QUEU_SIZE is no setting and has no effect; did you mean ROADWORTHY_QUEUE_SIZE?"
+    assert second.startswith("ROADWORTHY_ZZZ is no setting")

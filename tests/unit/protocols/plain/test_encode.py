@@ -1,0 +1,147 @@
+import json
+from datetime import timedelta
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter
+
+from roadworthy.domain.event import (
+    AttemptStarted,
+    ContentDelta,
+    ContentRetracted,
+    CustomData,
+    EventId,
+    InterruptRaised,
+    RunEnded,
+    RunEvent,
+    RunStarted,
+    ToolCallFinished,
+    ToolCallStarted,
+    UsageReported,
+)
+from roadworthy.domain.ids import AgentName, RunId, ThreadId
+from roadworthy.domain.run import Interrupt, RunError, RunStatus
+from roadworthy.domain.usage import ModelCall, Tokens, Usage
+from roadworthy.protocols.plain.encode import ending_frames, event_frame, handover_frame, opening_frame
+from roadworthy.protocols.plain.wire_events import StreamEvent
+from tests.support.web.fakes import MOMENT, make_run
+
+CALL = ModelCall(
+    call_id="c",
+    node="model",
+    provider="anthropic",
+    model="claude",
+    tokens=Tokens(input=10, output=3, cache_read=2),
+    estimated=True,
+    outcome="cancelled",
+    started_at=MOMENT,
+    finished_at=MOMENT + timedelta(seconds=1),
+)
+SAMPLES: list[tuple[RunEvent, dict[str, Any]]] = [
+    (
+        RunStarted(run_id=RunId("r"), thread_id=ThreadId("t"), agent=AgentName("demo")),
+        {"type": "run", "run_id": "r", "thread_id": "t", "agent": "demo"},
+    ),
+    (AttemptStarted(attempt=2, last_valid=None), {"type": "attempt", "attempt": 2, "last_valid": None}),
+    (
+        ContentDelta(message_id="m", text="line\nbreak", node="model"),
+        {"type": "content", "message_id": "m", "content": "line\nbreak", "node": "model"},
+    ),
+    (ContentRetracted(message_id="m"), {"type": "retract", "message_id": "m"}),
+    (
+        ToolCallStarted(id="c", name="search", args={"q": "x"}),
+        {"type": "tool_call", "tool_call_id": "c", "name": "search", "args": {"q": "x"}},
+    ),
+    (
+        ToolCallFinished(id="c", name="search", result=["a"], error=None, duration_ms=5),
+        {
+            "type": "tool_result",
+            "tool_call_id": "c",
+            "name": "search",
+            "result": ["a"],
+            "error": None,
+            "duration_ms": 5,
+        },
+    ),
+    (CustomData(data={"done": 0.5}), {"type": "custom", "data": {"done": 0.5}}),
+    (
+        InterruptRaised(interrupts=(Interrupt(id="i", value="sure?"),)),
+        {"type": "interrupt", "interrupts": [{"id": "i", "value": "sure?"}]},
+    ),
+]
+
+
+def data_of(frame: bytes) -> dict[str, Any]:
+    *_, line = frame.decode().removesuffix("\n\n").split("\n")
+    return json.loads(line.removeprefix("data: "))
+
+
+def documented(document: dict[str, Any]) -> bool:
+    return TypeAdapter[StreamEvent](StreamEvent).validate_python(document, strict=True).type == document["type"]
+
+
+@pytest.mark.parametrize(("body", "expected"), SAMPLES, ids=lambda value: type(value).__name__)
+def test_an_event_is_written_as_documented(body: RunEvent, expected: dict[str, Any]) -> None:
+    frame = event_frame(EventId(3, 2, 1), body)
+    assert frame.startswith(b"id: 3-2-1\ndata: {")
+    assert frame.count(b"\n") == 3, "a line break inside of the data would end it"
+    assert data_of(frame) == {"id": "3-2-1", **expected}
+    assert documented(data_of(frame))
+
+
+def test_usage_tells_the_call_and_the_sum() -> None:
+    total = Usage().plus([CALL, CALL])
+    document = data_of(event_frame(EventId(1, 1, 2), UsageReported(call=CALL, total=total)))
+    assert documented(document)
+    assert document["call"]["model"] == "claude"
+    assert document["call"]["total_tokens"] == 13
+    assert document["total"]["model_calls"] == 2
+    assert document["total"]["input_tokens"] == 20
+    assert document["total"]["estimated"] is True
+
+
+def test_no_kind_of_event_is_forgotten() -> None:
+    written = {type(body) for body, _ in SAMPLES} | {UsageReported, RunEnded}
+    assert written == set(get_args(RunEvent))
+
+
+def test_a_run_that_did_well_ends_with_done_alone() -> None:
+    run = make_run(attempt=1)
+    ((position, frame),) = ending_frames(run, EventId(1, 1, 9), RunEnded(status=RunStatus.SUCCESS, error=None))
+    assert position == EventId(1, 1, 9)
+    assert data_of(frame) == {
+        "id": "1-1-9",
+        "type": "done",
+        "status": "success",
+        "run_id": run.run_id,
+        "thread_id": "t",
+    }
+    assert documented(data_of(frame))
+
+
+def test_a_run_that_failed_says_why_before_it_is_done() -> None:
+    ended = RunEnded(status=RunStatus.TIMEOUT, error=RunError(code="timeout", message="too long"))
+    (first, error), (second, done) = ending_frames(make_run(attempt=1), EventId(1, 1, 9), ended)
+    assert (first, second) == (EventId(1, 1, 9), EventId(1, 1, 10))
+    assert data_of(error) == {"id": "1-1-9", "type": "error", "code": "timeout", "message": "too long"}
+    assert data_of(done)["status"] == "timeout"
+    assert documented(data_of(error))
+
+
+def test_a_run_that_never_began_ends_behind_its_opening() -> None:
+    run = make_run(status=RunStatus.CANCELLED)
+    opening, _ = opening_frame(run)
+    ((position, _),) = ending_frames(run, EventId(1, 0, 1), RunEnded(status=RunStatus.CANCELLED, error=None))
+    assert position > opening
+
+
+def test_a_handover_leaves_the_clients_position_alone() -> None:
+    run = make_run()
+    frame = handover_frame(run)
+    assert frame.startswith(b"data: ")
+    assert data_of(frame) == {
+        "type": "handover",
+        "run_id": run.run_id,
+        "resume": f"/agent/runs/{run.run_id}/stream",
+    }
+    assert documented(data_of(frame))
