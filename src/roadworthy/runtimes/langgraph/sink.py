@@ -55,6 +55,8 @@ class StateSink:
     def _values(self, data: object) -> None:
         if isinstance(data, Mapping) and _INTERRUPT in data:
             data = {key: value for key, value in data.items() if key != _INTERRUPT}
+            if not data:
+                return  # a graph whose state is one value has only its questions to show
         self._results.state(data)
         if not self._stepped:
             # The state as the run found or made it with its input: nobody says that now.
