@@ -110,7 +110,9 @@ async def test_a_new_message_is_not_lost_behind_an_earlier_failure(rig: Rig) -> 
     """8b: the earlier run failed with work pending; the new one dies before its first checkpoint."""
     server = await rig.serve(crash_at="after-accept")
     rig.crash_mark.touch()
-    rig.provider.script(rules=(Rule(when="first", turns=(Turn(fault=_overloaded()),)),))
+    # The failed message stays in the history, and the API reads two user messages in a row as one.
+    answer = Rule(when="hello there", turns=(Turn(text="hello there"),))
+    rig.provider.script(rules=(answer, Rule(when="first", turns=(Turn(fault=_overloaded()),))))
     async with server.client() as client:
         failed = await client.post("/agent/invoke", json={"message": "first", "thread_id": "t"})
         assert failed.status_code == 502, failed.text

@@ -33,7 +33,7 @@ def doctor(
     """Check settings, data folder, database, agents, model and clock, beside a running server or before the first."""
     settings: Settings | None = None
     try:
-        settings = load_settings()
+        settings = load_settings(target)
     except ConfigError as error:
         findings: Sequence[Finding] = [
             Finding(check="settings", verdict=Verdict.FAIL, detail=line, advice="mend the variable or file")
@@ -86,14 +86,15 @@ async def _examine(settings: "Settings", target: str | None) -> Sequence[Finding
 
 
 async def _examine_agents(settings: "Settings", target: str | None) -> Sequence[Finding]:
-    from roadworthy.cli.project import assistant_models, load_project
+    from roadworthy.cli.project import assistant_models, open_project
 
     try:
-        project = await load_project(settings, target)
+        async with open_project(settings, target) as project:
+            findings = [*checks.check_agents(project), *checks.check_state_types(project, settings)]
+            models = assistant_models(settings, project)
     except ConfigError as error:
         return [Finding(check="agents", verdict=Verdict.FAIL, detail=error.message, advice="mend what it names")]
-    findings = [*checks.check_agents(project), *checks.check_state_types(project, settings)]
-    for model in assistant_models(settings, project):
+    for model in models:
         findings += await checks.check_model(settings, model)
     return findings
 

@@ -4,12 +4,11 @@ Every command that needs settings starts with ``load_settings``. What the files 
 the clients of model providers read their own variables; a variable that is already set is never changed.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from roadworthy.domain.errors import ConfigError
 
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
 
     from roadworthy.settings import Settings
 
-PROJECT_FILE = "langgraph.json"
 _PREFIX = "ROADWORTHY_"
 
 
-def load_settings(folder: Path | None = None, **overrides: object) -> "Settings":
+def load_settings(target: str | None = None, *, folder: Path | None = None, **overrides: object) -> "Settings":
     """Export the files of ``folder`` (default: the current one), then read the settings.
 
-    ``overrides``: values from the command line by field name; None means not given.
+    ``target``: what is served when it is not the ``langgraph.json``, which is then left alone. ``overrides``: values
+    from the command line by field name; None means not given.
 
     Raises:
         ConfigError: one line for each variable that is wrong, or a file that cannot be read.
@@ -35,7 +34,7 @@ def load_settings(folder: Path | None = None, **overrides: object) -> "Settings"
 
     from roadworthy.settings import Settings
 
-    export_files(folder or Path())
+    export_files(folder or Path(), with_project=target is None)
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # pyright: ignore[reportArgumentType] -- pydantic checks what the command line gave
@@ -43,29 +42,23 @@ def load_settings(folder: Path | None = None, **overrides: object) -> "Settings"
         raise ConfigError("\n".join(explain(error))) from None
 
 
-def export_files(folder: Path) -> None:
+def export_files(folder: Path, *, with_project: bool = True) -> None:
     """Add the variables of ``.env`` and of ``langgraph.json`` in ``folder`` to the process environment.
 
     Raises:
-        ConfigError: a file is there but cannot be read, or ``env`` is neither a path nor an object of texts.
+        ConfigError: a file is there but cannot be read, or does not say what it should.
     """
     from dotenv import dotenv_values
 
-    files = [folder / ".env"]
-    project_env = _project_env(folder / PROJECT_FILE)
-    if isinstance(project_env, str):
-        named = folder / project_env
-        if not named.is_file():
-            raise ConfigError(f"{PROJECT_FILE}: `env` names {project_env}, which is not there")
-        files.append(named)
-    for file in files:
-        try:
-            values = dotenv_values(file) if file.is_file() else {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} cannot be read: {error}") from error
-        _export(values)
-    if isinstance(project_env, Mapping):
-        _export(project_env)
+    from roadworthy.runtimes.langgraph.project import PROJECT_FILE, read_project
+
+    file = folder / ".env"
+    try:
+        _export(dotenv_values(file) if file.is_file() else {})
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    if with_project and (folder / PROJECT_FILE).is_file():
+        _export(read_project(folder / PROJECT_FILE).env)
 
 
 def env_name(name: str, field: "FieldInfo") -> str:
@@ -119,21 +112,6 @@ def _locations() -> Iterable[tuple[str, str]]:
         if isinstance(field.validation_alias, AliasChoices):
             for choice in field.validation_alias.choices:
                 yield name, str(choice)
-
-
-def _project_env(path: Path) -> str | Mapping[str, str] | None:
-    if not path.is_file():
-        return None
-    try:
-        project: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{PROJECT_FILE} cannot be read: {error}") from error
-    env = project.get("env") if isinstance(project, dict) else None
-    if env is None or isinstance(env, str):
-        return env or None
-    if isinstance(env, dict) and all(isinstance(value, str) for value in env.values()):
-        return env
-    raise ConfigError(f"{PROJECT_FILE}: `env` must be the path of a file or an object of texts")
 
 
 def _export(values: Mapping[str, str | None]) -> None:

@@ -43,7 +43,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve agents over HTTP until SIGTERM or Ctrl-C, then drain: runs go on at the next start."""
-    settings = load_settings(host=host, port=port, auth=False if no_auth else None)
+    settings = load_settings(target, host=host, port=port, auth=False if no_auth else None)
     _start_logs(settings)
     from roadworthy.cli.http_server import bind
 
@@ -65,12 +65,14 @@ async def _serve(settings: "Settings", target: str | None, bound: socket.socket)
     from roadworthy.bootstrap import bootstrap
     from roadworthy.cli.greeting import Greeting
     from roadworthy.cli.http_server import listen, serve_http
-    from roadworthy.cli.project import load_project
+    from roadworthy.cli.project import open_project
     from roadworthy.http.deps import Services
     from roadworthy.telemetry.run_log import RunLog
 
-    project = await load_project(settings, target)
-    async with bootstrap(settings, project, RunLog()) as container:
+    async with (
+        open_project(settings, target) as project,
+        bootstrap(settings, project, RunLog()) as container,
+    ):
         services = Services(
             runs=container.runs,
             streams=container.streams,

@@ -34,7 +34,8 @@ class Message:
     """One message of a thread as clients see it. ``role``: user, assistant, system or tool.
 
     ``content`` is text or the provider-neutral content blocks; ``tool_calls`` are the assistant's requests as
-    ``{id, name, args}``; ``tool_call_id`` is set for role tool.
+    ``{id, name, args}``; ``tool_call_id`` is set for role tool. ``stop_reason``: why the assistant stopped, in its
+    provider's word (``end_turn``, ``max_tokens``, ``refusal``, …), when the provider gave one.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Message:
     tool_calls: tuple[JsonObject, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    stop_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ LogFormat = Literal["auto", "json", "console"]
 # Clients of providers log whole requests, texts and headers included, when asked for more than warnings.
 _WARNINGS_ONLY = (
     "aiosqlite",
+    "alembic",
     "anthropic",
     "asyncio",
     "google",

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -181,7 +181,6 @@ class Bench:
     store_scope: StoreScope = "user"
     extra_types: Sequence[str] = ()
     store: StoreConfig | None = None
-    _: None = field(default=None, init=False)
 
     @asynccontextmanager
     async def serve(self, *graphs: object, **named: object) -> AsyncGenerator[LangGraphRuntime]:

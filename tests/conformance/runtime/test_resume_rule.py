@@ -4,8 +4,7 @@ Each scenario is repeated with a crash after each single write to the checkpoint
 """
 
 import operator
-from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
@@ -293,7 +292,3 @@ def _said(messages: tuple[Message, ...]) -> list[JsonValue]:
 
 AGENT_NAME = a_run().agent
 
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncGenerator[Bench]:
-    yield Bench(folder=tmp_path)

@@ -96,6 +96,7 @@ def message_json(message: Message) -> Json:
         "content": message.content,
         "tool_calls": list(message.tool_calls),
         "tool_call_id": message.tool_call_id,
+        "stop_reason": message.stop_reason,
         "name": message.name,
     }
 

@@ -239,6 +239,7 @@ class ThreadMessage(_Response):
     tool_calls: list[dict[str, JsonValue]]
     tool_call_id: str | None
     name: str | None
+    stop_reason: str | None
 
 
 class ThreadDetail(Thread):

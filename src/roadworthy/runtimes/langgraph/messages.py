@@ -17,6 +17,7 @@ from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.thread import Message
 from roadworthy.runtimes.langgraph.graphs import Graph, input_keys
 from roadworthy.runtimes.langgraph.jsonable import clean_text, to_json, to_json_object
+from roadworthy.runtimes.langgraph.stop_fields import stop_reason
 
 # What LangChain's messages hold: text, or blocks of text, thinking, images and so on.
 Content: TypeAlias = str | Sequence[str | Mapping[str, object]]
@@ -73,6 +74,7 @@ def to_message(message: BaseMessage) -> Message:
         ),
         tool_call_id=message.tool_call_id if isinstance(message, ToolMessage) else None,
         name=message.name,
+        stop_reason=stop_reason(message),
     )
 
 

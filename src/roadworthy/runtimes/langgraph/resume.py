@@ -78,10 +78,9 @@ async def _continued(
     stopped_after = await _breakpoint_after(served, saver, latest)
     state = await served.graph.aget_state(config)
     # ``next`` is empty too when all tasks of a step are done and only its checkpoint is missing.
-    if not state.tasks:
-        return Ended(values=state.values, waiting=False)
-    if stopped_after or _waits(served, state):
-        return Ended(values=state.values, waiting=True, interrupts=state.interrupts)
+    waiting = stopped_after or _waits(served, state)
+    if waiting or not state.tasks:
+        return Ended(values=state.values, waiting=waiting, interrupts=state.interrupts)
     return Start(input=None)
 
 

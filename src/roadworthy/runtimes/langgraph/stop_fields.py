@@ -20,6 +20,13 @@ _STOP_FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def stop_reason(message: BaseMessage) -> str | None:
+    """Why the message ended, in its provider's word; None when nothing says so."""
+    metadata: Mapping[str, object] = message.response_metadata
+    found = (metadata.get(field) for field in ("stop_reason", "finish_reason", "done_reason"))
+    return next((reason for reason in found if isinstance(reason, str)), None)
+
+
 def is_cut(message: BaseMessage, provider: str) -> bool | None:
     """Whether the message lacks its provider's stop field; None when that provider's habit is unknown."""
     metadata: Mapping[str, object] = message.response_metadata
