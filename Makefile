@@ -15,6 +15,7 @@ UV := $(BIN)/uv
 UV_INSTALL := $(UV) pip install --quiet --require-hashes
 LOCK := $(UV) pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 $(if $(UPGRADE),--upgrade)
 PYTEST := $(BIN)/python -m pytest
+TRY := tests/unit tests/integration
 # Two workers, each with whole files: servers started by a file's fixtures are started once.
 XDIST := -n 2 --dist loadfile
 
@@ -24,6 +25,7 @@ help: ## Say what can be made
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv with the roadworthy command and the development tools
+	@:
 
 $(STAMP): pyproject.toml requirements/uv.txt requirements/dev.txt
 	@test -x $(BIN)/python || { \
@@ -42,7 +44,7 @@ run: setup ## Serve the agents of this folder, or the built-in ones, on port 800
 
 test: check ## Everything that CI runs
 	$(PYTEST) $(XDIST) tests
-	@$(MAKE) test-pythons
+	@$(MAKE) test-pythons TRY=tests/unit
 
 check: setup ## Lint, format, types, layers, dependencies, generated docs
 	$(BIN)/ruff check .
@@ -52,8 +54,8 @@ check: setup ## Lint, format, types, layers, dependencies, generated docs
 	$(BIN)/deptry src
 	$(BIN)/python -m roadworthy.cli.config_docs --check
 
-test-pythons: setup ## Unit and integration tests on every other Python from 3.11 to 3.14 that is found
-	@scripts/test-pythons
+test-pythons: setup ## Unit and integration tests (TRY) on every other Python from 3.11 to 3.14 that is found
+	@scripts/test-pythons $(TRY)
 
 bench: setup ## One table of ratios against the same graph in-process
 	$(BIN)/python -m benchmarks

@@ -4,6 +4,8 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
+from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +20,7 @@ from roadworthy.http import health
 from roadworthy.http.auth import ON_BEHALF_OF
 from roadworthy.http.deps import HttpLimits, Services, Web
 from roadworthy.http.middleware import REQUEST_ID, ProblemEdge, RequestContext, SecurityHeaders
-from roadworthy.http.openapi import install
+from roadworthy.http.openapi import install, methods_of
 from roadworthy.http.request_body import BodyLimit, UnreadBody
 from roadworthy.protocols.plain import routes as plain
 from roadworthy.protocols.plain import thread_routes as plain_threads
@@ -49,14 +51,12 @@ def build_app(
         docs_url="/docs",
         redoc_url=None,
         redirect_slashes=False,
+        routes=[*plain.router.routes, *plain_threads.router.routes, *health.router.routes],
         middleware=_middleware(limits),
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     app.state.web = Web(services=services, limits=limits, auth=auth, version=version)
-    app.include_router(health.router)
-    app.include_router(plain.router)
-    app.include_router(plain_threads.router)
-    install(app, schemas=plain_schemas(limits), auth=auth)
+    install(app, schemas=partial(plain_schemas, limits), auth=auth)
     return app
 
 
@@ -107,6 +107,10 @@ def _cors(origins: Sequence[str]) -> Sequence[Middleware]:
     ]
 
 
-async def _to_the_edge(_request: Request, exc: Exception) -> Response:
+async def _to_the_edge(request: Request, exc: Exception) -> Response:
     """FastAPI answers these two by itself; here every error is rendered in one place, ``ProblemEdge``."""
+    if isinstance(exc, HTTPException) and exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        # The router has looked at one route only, but a path may have several.
+        methods = methods_of(request.app, request.url.path)
+        exc.headers = {"Allow": ", ".join(methods)} if methods else exc.headers
     raise exc

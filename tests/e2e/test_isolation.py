@@ -92,7 +92,9 @@ async def test_a_key_does_only_what_its_scopes_say(rig: Rig) -> None:
     server = await rig.serve()
     reader = await server.new_key("ann", "--scope", "runs:read")
     writer = await server.new_key("ann", "--scope", "runs:write")
-    backend = await server.new_key("backend", "--scope", "runs:on_behalf", "--scope", "runs:read", "--scope", "runs:write")
+    backend = await server.new_key(
+        "backend", "--scope", "runs:on_behalf", "--scope", "runs:read", "--scope", "runs:write"
+    )
     async with server.client(reader) as client:
         refused = await client.post("/agent/invoke", json={"message": "hi"})
         assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
@@ -105,9 +107,9 @@ async def test_a_key_does_only_what_its_scopes_say(rig: Rig) -> None:
     on_behalf = {"X-On-Behalf-Of": "carol@example.com"}
     async with server.client(backend) as client:
         await client.post("/agent/invoke", json={"message": "say: y", "thread_id": "c"}, headers=on_behalf)
-        assert [one["thread_id"] for one in (await client.get("/agent/threads", headers=on_behalf)).json()["threads"]] == [
-            "c"
-        ]
+        assert [
+            one["thread_id"] for one in (await client.get("/agent/threads", headers=on_behalf)).json()["threads"]
+        ] == ["c"]
         assert (await client.get("/agent/threads")).json()["threads"] == []
     async with server.client(writer) as client:
         denied = await client.post("/agent/invoke", json={"message": "hi"}, headers=on_behalf)

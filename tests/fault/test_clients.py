@@ -157,10 +157,13 @@ async def test_a_reader_that_does_not_read_is_dropped_and_can_come_back(rig: Rig
     rig.provider.script(rules=(Rule(when="hi", turns=(Turn(text=long),)),))
     server = await rig.serve(env={"ROADWORTHY_SLOW_READER_TIMEOUT": "1"})
     async with server.client() as client:
+        await client.post("/agent/invoke", json={"message": "say: warm", "thread_id": "warm"})
         baseline = open_descriptors(server.pid)
         slow = _slow_reader(server.port, server.admin_key, {"message": "hi", "on_disconnect": "continue"})
         try:
-            run = await rig.final(client, (await rig.only_run())["run_id"], seconds=60)
+            await rig.until(lambda: len(server.rows("SELECT run_id FROM runs")) == 2)
+            (row,) = server.rows("SELECT run_id FROM runs WHERE thread_id != 'warm'")
+            run = await rig.final(client, row["run_id"], seconds=60)
             assert run["status"] == "success"
             await rig.until(lambda: open_descriptors(server.pid) <= baseline, 30)
         finally:
@@ -214,13 +217,15 @@ async def test_nonsense_is_refused_clearly_and_reaches_no_model(rig: Rig) -> Non
 
 async def test_a_refusal_before_the_body_is_read_is_received(rig: Rig) -> None:
     server = await rig.serve()
-    body = json.dumps({"message": "x" * 9_000_000}).encode()
+    body = json.dumps({"message": "x" * 3_900_000}).encode()
     async with httpx.AsyncClient(base_url=server.url) as client:
         for headers in ({}, {"Authorization": "Bearer rw_live_wrong_wrong_wrong"}):
             answer = await client.post("/agent/invoke", content=body, headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
         wrong = await client.post("/nowhere", content=body)
         assert wrong.status_code == 404
+        huge = await client.post("/agent/invoke", content=body * 3)
+        assert (huge.status_code, huge.json()["code"]) == (413, "body_too_large")
 
 
 async def test_resources_return_to_their_baseline(rig: Rig) -> None:
@@ -230,7 +235,9 @@ async def test_resources_return_to_their_baseline(rig: Rig) -> None:
         await client.post("/agent/invoke", json={"message": "say: warm"})
         async with asyncio.TaskGroup() as group:
             for number in range(10):
-                group.create_task(client.post("/agent/invoke", json={"message": "say: warm", "thread_id": f"w{number}"}))
+                group.create_task(
+                    client.post("/agent/invoke", json={"message": "say: warm", "thread_id": f"w{number}"})
+                )
     async with server.client() as client:
         baseline = open_descriptors(server.pid)
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""What the machine can do: fill its disk, lock the database, send signals, start broken (catalogue 16, 17, 19 to 21)."""
+"""What the machine can do: full disk, locked database, signals, a broken start (catalogue 16, 17, 19 to 21)."""
 
 import asyncio
 import os
@@ -88,15 +88,14 @@ async def test_sigterm_hands_runs_over_and_the_next_start_finishes_them(rig: Rig
     async with server.client() as client:
         body = {"message": "held", "thread_id": "t"}
         async with client.stream("POST", "/agent/stream", json=body) as response:
-            async for frame in transcript.read(response):
+            frames = transcript.read(response)
+            async for frame in frames:
                 if frame["type"] == "content":
                     break
             server.signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
-                while (await client.get("/readyz")).status_code != 503:
-                    await asyncio.sleep(0.01)
+            await rig.not_ready(client)
             refused = await client.post("/agent/invoke", json={"message": "say: no"})
-            async for _ in transcript.read(response):
+            async for _ in frames:
                 pass
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
         assert "retry-after" in refused.headers
@@ -121,9 +120,7 @@ async def test_sigterm_between_two_steps_costs_nothing(rig: Rig) -> None:
             request = group.create_task(client.post("/agent/invoke", json=body))
             await rig.effect("slow_note", phase="begin")
             server.signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
-                while (await client.get("/readyz")).status_code != 503:
-                    await asyncio.sleep(0.01)
+            await rig.not_ready(client)
             rig.open_gate("a")
             assert await server.exited(30) == 0
         answer = request.result()
@@ -144,9 +141,7 @@ async def test_a_second_sigterm_ends_at_once_and_the_next_start_finishes(rig: Ri
             lost = group.create_task(_lost(client, body))
             await rig.effect("slow_note", phase="begin")
             server.signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
-                while (await client.get("/readyz")).status_code != 503:
-                    await asyncio.sleep(0.01)
+            await rig.not_ready(client)
             server.signal(signal.SIGTERM)
             assert await server.exited(5) != 0
         assert lost.result()

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from roadworthy.app import build_app
-from roadworthy.http.connection import AbortableProtocol
+from roadworthy.http.connection import BoundedProtocol
 from roadworthy.http.deps import HttpLimits
 from tests.support.web.fakes import KEY, Fakes
 from tests.support.web.live import serving
@@ -23,7 +23,7 @@ def fakes() -> Fakes:
     return Fakes()
 
 
-@pytest.fixture(params=[AbortableProtocol, "h11"], ids=["httptools", "h11"])
+@pytest.fixture(params=[BoundedProtocol, "h11"], ids=["httptools", "h11"])
 async def port(fakes: Fakes, request: pytest.FixtureRequest) -> AsyncIterator[int]:
     app = build_app(fakes.services, HttpLimits(), auth=True, version="0", api_version="v1")
     async with serving(app, http=request.param) as port:

@@ -1,4 +1,4 @@
-"""The plain API on the real engine: every route, a second user on every route, and nothing stored by what is refused."""
+"""The plain API on the real engine: every route, with a second user too, and nothing stored by what is refused."""
 
 import asyncio
 import json

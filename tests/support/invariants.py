@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def check_transcript(transcript: Transcript) -> None:
     """I4 at the client: ids never repeat or go back, and within an attempt none is missing."""
     positions = [tuple(int(part) for part in text.split("-")) for text in dict.fromkeys(transcript.ids)]
     assert positions == sorted(positions), positions
-    for before, after in zip(positions, positions[1:], strict=False):
+    for before, after in pairwise(positions):
         if before[:2] == after[:2]:
             assert after[2] == before[2] + 1, (before, after)
 

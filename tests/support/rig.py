@@ -84,10 +84,16 @@ class Rig:
                     pass
                 await asyncio.sleep(0.02)
 
+    async def not_ready(self, client: httpx.AsyncClient, seconds: float = 10) -> None:
+        """Until the server says that traffic should go elsewhere."""
+        async with asyncio.timeout(seconds):
+            while (await client.get("/readyz")).status_code != httpx.codes.SERVICE_UNAVAILABLE:  # noqa: ASYNC110 -- another process
+                await asyncio.sleep(0.01)
+
     async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
         """Until something outside of this process holds."""
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 -- the condition is another process's
                 await asyncio.sleep(0.01)
 
     async def only_run(self, seconds: float = 20) -> dict[str, Any]:

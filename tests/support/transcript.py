@@ -78,6 +78,8 @@ async def follow(client: httpx.AsyncClient, transcript: Transcript, run_id: str 
     headers = {"Last-Event-ID": transcript.last_id} if transcript.last_id else {}
     url = f"/agent/runs/{run_id or transcript.run_id}/stream"
     async with client.stream("GET", url, headers=headers) as response:
+        if response.status_code == httpx.codes.NO_CONTENT:  # the end was seen already
+            return transcript
         assert response.status_code == httpx.codes.OK, await response.aread()
         async for _ in transcript.read(response):
             pass

@@ -6,7 +6,7 @@ Nothing is changed, no lock is taken: all of it works beside a running server.
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -41,6 +41,18 @@ class Finding:
     verdict: Verdict
     detail: str
     advice: str = ""
+
+
+# What the provider's answer means for the server.
+_MODEL_VERDICTS: Mapping[str, tuple[Verdict, str]] = {
+    "ok": (Verdict.OK, ""),
+    "deprecated": (Verdict.WARN, "choose its successor with ROADWORTHY_MODEL"),
+    "retired": (Verdict.FAIL, "choose another with ROADWORTHY_MODEL"),
+    "unknown_model": (Verdict.FAIL, "choose another with ROADWORTHY_MODEL"),
+    "refused": (Verdict.FAIL, "mend ANTHROPIC_API_KEY"),
+    "unreachable": (Verdict.WARN, "check the network and ROADWORTHY_MODEL_BASE_URL; the assistant cannot answer"),
+    "unchecked": (Verdict.OK, ""),
+}
 
 
 def check_settings() -> Iterable[Finding]:
@@ -136,20 +148,14 @@ async def check_model(settings: "Settings", model: str) -> Iterable[Finding]:
     provider, _, model_id = model.rpartition(":")
     suspicion = known_model_problem(provider or "anthropic", model_id)
     key = settings.anthropic_api_key
+    if (provider or "anthropic") == "anthropic" and key is None:
+        detail = f"{model}: there is no key for it"
+        verdict = Verdict.WARN if settings.model_base_url else Verdict.FAIL
+        return [Finding(check="model", verdict=verdict, detail=detail, advice="set ANTHROPIC_API_KEY")]
     result = await verify_model(model, key.get_secret_value() if key else None, settings.model_base_url)
-    match result.verdict:
-        case "ok":
-            verdict, advice = Verdict.OK, ""
-        case "deprecated":
-            verdict, advice = Verdict.WARN, "choose its successor with ROADWORTHY_MODEL"
-        case "retired" | "unknown_model":
-            verdict, advice = Verdict.FAIL, "choose another with ROADWORTHY_MODEL"
-        case "refused":
-            verdict, advice = Verdict.FAIL, "mend ANTHROPIC_API_KEY"
-        case "unreachable":
-            verdict, advice = Verdict.WARN, "check the network and ROADWORTHY_MODEL_BASE_URL; agents cannot answer"
-        case "unchecked":
-            verdict, advice = (Verdict.WARN, "check the id") if suspicion else (Verdict.OK, "")
+    verdict, advice = _MODEL_VERDICTS[result.verdict]
+    if result.verdict == "unchecked" and suspicion is not None:
+        verdict, advice = Verdict.WARN, "check the id"
     detail = result.detail
     if suspicion is not None and result.verdict in ("unreachable", "unchecked"):
         detail = f"{suspicion}; {detail}"

@@ -91,7 +91,7 @@ async def _examine_agents(settings: "Settings", target: str | None) -> Sequence[
     try:
         async with open_project(settings, target) as project:
             findings = [*checks.check_agents(project), *checks.check_state_types(project, settings)]
-            models = assistant_models(settings, project)
+            models = assistant_models(settings, target)
     except ConfigError as error:
         return [Finding(check="agents", verdict=Verdict.FAIL, detail=error.message, advice="mend what it names")]
     for model in models:

@@ -13,6 +13,7 @@ import typer
 from roadworthy.cli.data import open_data
 from roadworthy.cli.environment import load_settings
 from roadworthy.cli.output import hint, iso, moment, say, say_json, say_table
+from roadworthy.domain.errors import InvalidRequest
 from roadworthy.domain.ids import AgentName, KeyId, TenantId, parse_agent_name, parse_tenant_id, parse_user_id
 from roadworthy.domain.principal import USER_SCOPES, ApiKey, Owner, Scope
 
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make, list, rotate and revoke API keys.", no_args_is_help=True)
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _duration(text: str) -> timedelta:
-    number, unit = text[:-1], text[-1:]
-    if not number.isdigit() or unit not in _UNITS:
-        raise typer.BadParameter("must be a number and a unit: 90s, 30m, 24h or 7d")
-    return timedelta(seconds=int(number) * _UNITS[unit])
 
 
 @app.command()
@@ -70,14 +64,12 @@ def list_(
 @app.command()
 def rotate(
     key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")],
-    grace: Annotated[
-        timedelta,
-        typer.Option(parser=_duration, metavar="TIME", help="How long the old key still works: 30m, 24h, 7d."),
-    ] = timedelta(hours=24),
+    grace: Annotated[str, typer.Option(metavar="TIME", help="How long the old key still works: 30m, 24h, 7d.")] = "24h",
 ) -> None:
     """Make a new key with the rights of an old one and print it; the old one ends after a grace period."""
-    _show(asyncio.run(_rotate(KeyId(key_id), grace)))
-    hint(f"{key_id} works for {_words(grace)} more")
+    period = _duration(grace)
+    _show(asyncio.run(_rotate(KeyId(key_id), period)))
+    hint(f"{key_id} works for {_words(period)} more")
 
 
 @app.command()
@@ -156,3 +148,10 @@ def _words(duration: timedelta) -> str:
             count = seconds // unit
             return f"{count} {name}" + ("s" if count > 1 else "")
     return "0 seconds"
+
+
+def _duration(text: str) -> timedelta:
+    number, unit = text[:-1], text[-1:]
+    if not number.isdigit() or unit not in _UNITS:
+        raise InvalidRequest(f"{text!r} is no time: write a number and a unit, as in 90s, 30m, 24h or 7d")
+    return timedelta(seconds=int(number) * _UNITS[unit])

@@ -13,11 +13,11 @@ import structlog
 from roadworthy.bootstrap import Project, builtin_agents
 from roadworthy.runtimes.langgraph.factories import build_agents
 from roadworthy.runtimes.langgraph.project import PROJECT_FILE, read_project, read_target
+from roadworthy.runtimes.langgraph.project import Project as Source
+from roadworthy.runtimes.langgraph.store_config import store_config
 
 if TYPE_CHECKING:
     from roadworthy.settings import Settings
-
-_ASSISTANT = "assistant"
 
 
 @asynccontextmanager
@@ -27,26 +27,30 @@ async def open_project(settings: "Settings", target: str | None) -> AsyncGenerat
     Raises:
         ConfigError: the project or an agent of it does not load.
     """
-    folder = Path()
-    file = folder / PROJECT_FILE
-    if target is not None:
-        source = read_target(target, folder=folder)
-    elif file.is_file():
-        source = read_project(file)
-    else:
+    source = _source(target)
+    if source is None:
         yield Project(agents=builtin_agents(settings))
         return
     log = structlog.get_logger("roadworthy.project")
     for sentence in source.warnings:
         log.warning("project", detail=sentence)
     async with build_agents(source) as agents:
-        yield Project(agents=agents)
+        yield Project(agents=agents, store=store_config(source))
 
 
-def assistant_models(settings: "Settings", project: Project) -> Sequence[str]:
+def assistant_models(settings: "Settings", target: str | None) -> Sequence[str]:
     """The models that the built-in assistant calls; none when it is not served."""
+    if _source(target) is not None or not (settings.model or settings.anthropic_api_key):
+        return []
     from roadworthy.agents.models import DEFAULT_MODEL
 
-    if all(agent.name != _ASSISTANT for agent in project.agents):
-        return []
     return [settings.model or DEFAULT_MODEL, *([settings.fallback_model] if settings.fallback_model else [])]
+
+
+def _source(target: str | None) -> Source | None:
+    """What the operator points at; None: nothing, so the built-in agents."""
+    folder = Path()
+    if target is not None:
+        return read_target(target, folder=folder)
+    file = folder / PROJECT_FILE
+    return read_project(file) if file.is_file() else None

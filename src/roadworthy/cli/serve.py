@@ -60,6 +60,8 @@ def serve(
 
 async def _serve(settings: "Settings", target: str | None, bound: socket.socket) -> None:
     # Most of the start-up time is spent in these imports.
+    import structlog
+
     from roadworthy import __version__
     from roadworthy.app import build_app, http_limits
     from roadworthy.bootstrap import bootstrap
@@ -99,6 +101,9 @@ async def _serve(settings: "Settings", target: str | None, bound: socket.socket)
         )
         for line in greeting.lines():
             say(line)
+        structlog.get_logger("roadworthy.server").info(
+            "serving", version=__version__, host=host, port=port, agents=list(container.agent_names), auth=settings.auth
+        )
         with _ends_in_time():
             await serve_http(app, bound, drain=container.drain)
 

@@ -1,10 +1,10 @@
 """Authorization header → Principal. The first thing a route does, before a byte of the body is read.
 
-Called by every route through ``Caller``; calls ``services/keys.py``. No key is logged or echoed.
+Called by every route through ``Caller``, its first parameter; calls ``services/keys.py``. No key is logged or echoed.
 """
 
 import ipaddress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -14,15 +14,24 @@ from starlette.requests import Request
 from roadworthy.domain.errors import InvalidRequest, PermissionDenied, Unauthenticated
 from roadworthy.domain.ids import TenantId, UserId, parse_user_id
 from roadworthy.domain.principal import USER_SCOPES, Owner, Principal, Scope
-from roadworthy.http.deps import web_of
+from roadworthy.http.deps import Services, web_of
 
 ON_BEHALF_OF = "X-On-Behalf-Of"
 LOCAL = Principal(owner=Owner(tenant=TenantId("default"), user=UserId("local")), scopes=frozenset(Scope))
 _MAX_KEY = 512
 
 
-async def authenticate(request: Request) -> Principal:
-    """Who is calling: the owner of the key, or the user for whom a backend's key speaks.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One authenticated request: who asks, what may be asked, and the name of the request in logs."""
+
+    principal: Principal
+    services: Services
+    request_id: str
+
+
+async def authenticate(request: Request) -> Call:
+    """Find out who is calling: the owner of the key, or the user for whom a backend's key speaks.
 
     Raises:
         Unauthenticated: no key, several different ones, or one that opens nothing.
@@ -36,10 +45,23 @@ async def authenticate(request: Request) -> Principal:
         _require_local_host(request)
         principal = LOCAL
     user = request.headers.get(ON_BEHALF_OF)
-    return principal if user is None else _on_behalf_of(principal, user)
+    if user is not None:
+        principal = _on_behalf_of(principal, user)
+    request.state.call = call = Call(principal=principal, services=web.services, request_id=request.state.request_id)
+    return call
 
 
-Caller = Annotated[Principal, Depends(authenticate)]
+def require_authenticated(request: Request) -> None:
+    """Guard what must come after ``Caller`` among a route's parameters.
+
+    Raises:
+        RuntimeError: the route is wrong: nobody has asked who is calling.
+    """
+    if not isinstance(getattr(request.state, "call", None), Call):
+        raise RuntimeError("a route must ask for its Caller first")  # noqa: TRY004 -- the route is wrong, not a type
+
+
+Caller = Annotated[Call, Depends(authenticate)]
 
 
 def _key_of(request: Request) -> str:

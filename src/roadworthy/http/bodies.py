@@ -1,23 +1,26 @@
 """Request body → JSON value → wire model, strictly.
 
 A dependency rather than FastAPI's own body parameter, because FastAPI reads the body before it asks who is calling.
-``http/openapi.py`` documents the body that a route reads this way. Called by the routes of every dialect.
+A route therefore asks for its ``Caller`` before its body. ``http/openapi.py`` documents the body that a route reads
+this way. Called by the routes of every dialect.
 """
 
 import asyncio
 import json
 import math
 import re
-from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Generic, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from roadworthy.domain.errors import MalformedBody, UnsupportedMediaType
 from roadworthy.domain.json import JsonValue
-from roadworthy.http.auth import Caller
+from roadworthy.http.auth import require_authenticated
+from roadworthy.http.deps import web_of
 
 MAX_DEPTH = 64
 INT_RANGE = range(-(2**63), 2**64)  # what every JSON encoder and checkpoint format on the way can hold
@@ -27,6 +30,9 @@ _JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORE
 # A lone surrogate or a NUL can only come from an escape: decoding refuses the first, the JSON grammar the second.
 _ESCAPES = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
+_TEXTS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BESIDE_BRACKETS = re.compile(r"[^\[\]{}]+")
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -34,10 +40,10 @@ class JsonBody(Generic[Model]):
     """Dependency that reads a body into ``model``. ``optional``: no body at all counts as ``{}``.
 
     Raises (when a request comes):
-        Unauthenticated: the caller is unknown; the body was not read then.
         UnsupportedMediaType: the content type is not JSON.
         MalformedBody: the body is not JSON, or of a kind that no honest client sends.
         BodyTooLarge: by ``http/request_body.py``, while the body is read.
+        HTTPException: 408, the body did not arrive in time.
         RequestValidationError: it does not fit the model.
     """
 
@@ -45,16 +51,17 @@ class JsonBody(Generic[Model]):
         self.model = model
         self.optional = optional
 
-    async def __call__(self, request: Request, _caller: Caller) -> Model:
+    async def __call__(self, request: Request) -> Model:
         """Read, parse and validate."""
+        require_authenticated(request)
         declared = request.headers.get("content-type")
         if declared is None and self.optional:
-            if await request.body():
+            if await _whole_body(request):
                 raise UnsupportedMediaType("The content type must be application/json.")
             return self._validated({})
         if declared is None or not _JSON_TYPE.fullmatch(declared.strip()):
             raise UnsupportedMediaType("The content type must be application/json.")
-        body = await request.body()
+        body = await _whole_body(request)
         if not body and self.optional:
             return self._validated({})
         return self._validated(await _parse_beside(body))
@@ -78,26 +85,29 @@ def parse_json(body: bytes) -> JsonValue:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         raise MalformedBody("The body is not valid UTF-8.") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(text)
     try:
         value: JsonValue = _DECODER.decode(text)
     except json.JSONDecodeError as exc:
         raise MalformedBody(f"The body is not valid JSON: {exc.msg} at character {exc.pos}.") from None
-    except RecursionError:
-        raise MalformedBody(_TOO_DEEP) from None
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_depth(value)
     if _ESCAPES.search(text):
         _check_texts(value)
     return value
+
+
+async def _whole_body(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(web_of(request).limits.body_timeout.total_seconds()):
+            return await request.body()
+    except TimeoutError:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from None
 
 
 async def _parse_beside(body: bytes) -> JsonValue:
     if len(body) < _PARSE_IN_THREAD:
         return parse_json(body)
     return await asyncio.to_thread(parse_json, body)
-
-
-_TOO_DEEP = f"The body is nested deeper than {MAX_DEPTH} levels."
 
 
 def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
@@ -129,13 +139,13 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _check_depth(value: JsonValue) -> None:
-    level: list[JsonValue] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [child for node in level for child in _children(node) if isinstance(child, dict | list)]
-        if not level:
-            return
-    raise MalformedBody(_TOO_DEEP)
+def _check_depth(text: str) -> None:
+    """Before the text is parsed, because parsers recurse, and stacks of threads are small on some systems."""
+    left = _BESIDE_BRACKETS.sub("", _TEXTS.sub("", text))
+    for _ in range(MAX_DEPTH):  # each round takes the innermost level away
+        left = left.replace("[]", "\0").replace("{}", "\0").replace("\0", "")
+    if len(left) > MAX_DEPTH or left[:1] + left[-1:] in ("[]", "{}"):
+        raise MalformedBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
 
 
 def _check_texts(value: JsonValue) -> None:
@@ -156,9 +166,3 @@ def _check_text(text: str) -> None:
         raise MalformedBody("The body holds a text with a NUL character.")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise MalformedBody("The body holds a text with half of a surrogate pair.")
-
-
-def _children(node: JsonValue) -> Iterable[JsonValue]:
-    if isinstance(node, dict):
-        return node.values()
-    return node if isinstance(node, list) else ()

@@ -1,7 +1,8 @@
-"""What routes are given: the services, the limits of the web side, and the caller's request id.
+"""What routes are given: the services and the limits of the web side.
 
-``app.py`` puts a ``Web`` into the application's state; routes see it only through the ``Annotated`` aliases here. The
-protocols name the part of each service that the web side uses; ``bootstrap.py`` hands in the real ones.
+``app.py`` puts a ``Web`` into the application's state; routes see it only through the ``Annotated`` aliases here and in
+``http/auth.py``, where the caller joins it. The protocols name the part of each service that the web side uses;
+``bootstrap.py`` makes the real ones.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -128,9 +129,10 @@ class Services:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """Bounds of the web side. ``body_max`` in bytes, ``message_max`` in characters."""
+    """Bounds of the web side. ``body_max`` in bytes, ``message_max`` in characters of text."""
 
     body_max: int = 4_000_000
+    body_timeout: timedelta = timedelta(seconds=30)
     message_max: int = 4_000
     stream_heartbeat: timedelta = timedelta(seconds=15)
     slow_reader_timeout: timedelta = timedelta(seconds=30)
@@ -159,19 +161,4 @@ async def _web(request: Request) -> Web:
     return web_of(request)
 
 
-async def _services(request: Request) -> Services:
-    return web_of(request).services
-
-
-async def _limits(request: Request) -> HttpLimits:
-    return web_of(request).limits
-
-
-async def _request_id(request: Request) -> str:
-    return str(request.state.request_id)
-
-
 WebState = Annotated[Web, Depends(_web)]
-ServicesOf = Annotated[Services, Depends(_services)]
-LimitsOf = Annotated[HttpLimits, Depends(_limits)]
-RequestId = Annotated[str, Depends(_request_id)]

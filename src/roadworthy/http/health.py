@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from roadworthy.http.deps import ServicesOf, WebState
+from roadworthy.http.deps import WebState
 from roadworthy.http.encoding import to_json
 from roadworthy.http.openapi import PUBLIC
 from roadworthy.services.readiness import Problem
@@ -66,13 +66,13 @@ async def livez() -> Response:
     response_model=ReadyState,
     responses={503: {"model": ReadyState, "description": "Traffic should go elsewhere; `problems` says why."}},
 )
-async def readyz(services: ServicesOf) -> Response:
+async def readyz(web: WebState) -> Response:
     """Checks what the server needs to take a run. A provider's trouble is `degraded`, no reason to go elsewhere."""
-    problems = _named(await services.readiness.problems())
+    problems = _named(await web.services.readiness.problems())
     body = {
         "status": "not_ready" if problems else "ready",
         "problems": problems,
-        "degraded": _named(services.readiness.degraded()),
+        "degraded": _named(web.services.readiness.degraded()),
     }
     return _json(body, status=503 if problems else 200)
 

@@ -8,12 +8,12 @@ import time
 from typing import Final
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from roadworthy.domain.ids import new_id
 from roadworthy.http.disconnect import ClientGone
+from roadworthy.http.headers import header_of
 from roadworthy.http.problems import problem_of, problem_response
 
 REQUEST_ID: Final = "X-Request-Id"
@@ -35,14 +35,15 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
+        given = header_of(scope, b"x-request-id") or ""
         request_id = given if _SANE_ID.fullmatch(given) else new_id()
+        returned = (b"x-request-id", request_id.encode())
         scope.setdefault("state", {})["request_id"] = request_id
         began = time.perf_counter()
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                message["headers"] = [*message["headers"], returned]
                 _record(scope, message["status"], time.perf_counter() - began)
             await send(message)
 
@@ -53,13 +54,13 @@ class RequestContext:
 class SecurityHeaders:
     """Headers for every response that does not set them itself."""
 
-    HEADERS: Final = {
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-        "Content-Security-Policy": "frame-ancestors 'none'",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-    }
+    HEADERS: Final = (
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"DENY"),
+        (b"content-security-policy", b"frame-ancestors 'none'"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cache-control", b"no-store"),
+    )
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -72,9 +73,9 @@ class SecurityHeaders:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in self.HEADERS.items():
-                    headers.setdefault(name, value)
+                own = list(message["headers"])
+                names = {name for name, _ in own}
+                message["headers"] = own + [header for header in self.HEADERS if header[0] not in names]
             await send(message)
 
         await self.app(scope, receive, guarded)

@@ -5,13 +5,14 @@ Routes state it with ``problems`` and ``json_request``; ``install`` completes th
 for. ``app.py`` calls ``install``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from starlette.routing import compile_path
 
 from roadworthy.http.auth import ON_BEHALF_OF
 from roadworthy.http.middleware import REQUEST_ID
@@ -26,6 +27,7 @@ _MEANING: Final[Mapping[int, str]] = {
     402: "A budget is used up.",
     403: "The key may not do this.",
     404: "It does not exist for this caller.",
+    408: "The body did not arrive in time.",
     409: "It does not fit the present state.",
     413: "The body is too large.",
     415: "The body's content type is not JSON.",
@@ -92,8 +94,10 @@ def json_request(model: type[BaseModel], *, required: bool = True) -> dict[str, 
     return {"requestBody": {"required": required, "content": content}}
 
 
-def install(app: FastAPI, *, schemas: Mapping[str, Mapping[str, Any]], auth: bool) -> None:
-    """Make ``app.openapi`` return the complete document. ``schemas``: components that routes refer to by name."""
+def install(app: FastAPI, *, schemas: Callable[[], Mapping[str, Mapping[str, Any]]], auth: bool) -> None:
+    """Make ``app.openapi`` return the complete document. ``schemas``: makes the components that routes refer to
+    by name.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -106,10 +110,18 @@ def install(app: FastAPI, *, schemas: Mapping[str, Mapping[str, Any]], auth: boo
                 tags=app.openapi_tags,
                 routes=app.routes,
             )
-            app.openapi_schema = _completed(document, schemas, auth=auth)
+            app.openapi_schema = _completed(document, schemas(), auth=auth)
         return app.openapi_schema
 
     app.openapi = openapi
+
+
+def methods_of(app: FastAPI, path: str) -> Sequence[str]:
+    """The methods that ``path`` takes by the document; none when it is not in there."""
+    for template, operations in app.openapi()["paths"].items():
+        if compile_path(template)[0].match(path):
+            return sorted(method.upper() for method in operations)
+    return ()
 
 
 def _completed(document: dict[str, Any], schemas: Mapping[str, Mapping[str, Any]], *, auth: bool) -> dict[str, Any]:
@@ -122,8 +134,10 @@ def _completed(document: dict[str, Any], schemas: Mapping[str, Mapping[str, Any]
     for operation in _operations(document):
         for status, response in operation["responses"].items():
             response.setdefault("headers", {}).update(_headers_of(status))
+        for parameter in operation.setdefault("parameters", []):
+            parameter["schema"] = _given(parameter["schema"])
         if PUBLIC not in operation.get("tags", ()):
-            operation.setdefault("parameters", []).append({"$ref": f"#/components/parameters/{ON_BEHALF_OF}"})
+            operation["parameters"].append({"$ref": f"#/components/parameters/{ON_BEHALF_OF}"})
             if auth:
                 operation["security"] = [{"bearer": []}, {"api_key": []}]
     return document
@@ -132,6 +146,15 @@ def _completed(document: dict[str, Any], schemas: Mapping[str, Mapping[str, Any]
 def _operations(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for path in document["paths"].values():
         yield from path.values()
+
+
+def _given(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter that may be left out. FastAPI says that it may be null, which no header can be."""
+    match schema.get("anyOf"):
+        case [dict() as only, {"type": "null"}]:
+            return {**{key: value for key, value in schema.items() if key not in ("anyOf", "default")}, **only}
+        case _:
+            return schema
 
 
 def _headers_of(status: str) -> dict[str, Any]:

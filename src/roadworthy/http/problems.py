@@ -141,4 +141,8 @@ def _field_name(loc: Sequence[object]) -> str:
 
 
 _HTTP_CODES = {404: errors.NotFound.code}
-_HTTP_DETAILS = {404: "There is nothing at this path.", 405: "The path does not take this method."}
+_HTTP_DETAILS = {
+    404: "There is nothing at this path.",
+    405: "The path does not take this method.",
+    408: "The body did not arrive in time.",
+}

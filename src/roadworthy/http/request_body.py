@@ -7,10 +7,10 @@ Put in order by ``app.py``.
 import asyncio
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from roadworthy.domain.errors import BodyTooLarge
+from roadworthy.http.headers import header_of
 
 _SMALL: Final = 64 * 1024
 _SMALL_SECONDS: Final = 1.0
@@ -76,7 +76,7 @@ def _answering(send: Send, body: "_Body", *, small: bool) -> Send:
             if small:
                 await body.drain(_SMALL, seconds=_SMALL_SECONDS)
             if not body.complete:
-                MutableHeaders(scope=message)["connection"] = "close"
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
         elif message.get("more_body", False):
             await send(message)
@@ -111,15 +111,15 @@ class _Body:
 
 
 def _declared_length(scope: Scope) -> int | None:
-    declared = Headers(scope=scope).get("content-length", "")
+    declared = header_of(scope, b"content-length") or ""
     return int(declared) if declared.isdecimal() else None
 
 
 def _has_body(scope: Scope) -> bool:
-    return "transfer-encoding" in Headers(scope=scope) or bool(_declared_length(scope))
+    return bool(_declared_length(scope)) or header_of(scope, b"transfer-encoding") is not None
 
 
 def _is_small(scope: Scope) -> bool:
     """Whether the rest is worth waiting for. Not when the client waits itself, for leave to send its body."""
     length = _declared_length(scope)
-    return length is not None and length <= _SMALL and "expect" not in Headers(scope=scope)
+    return length is not None and length <= _SMALL and header_of(scope, b"expect") is None

@@ -14,8 +14,8 @@ def dumps(value: object) -> str:
     """Compact JSON of a JSON value or of a dataclass made of them, moments in ISO 8601.
 
     What agents and models produce may hold lone surrogates or integers beyond 64 bits, which the fast encoder refuses;
-    such a document is written in plain ASCII by the slow one, and reads back the same (but two surrogates that make up a
-    character together read back as that character).
+    such a document is written in plain ASCII by the slow one, and reads back the same (but two surrogates that together
+    make up a character read back as that character).
     """
     try:
         return orjson.dumps(value, default=_plain).decode()

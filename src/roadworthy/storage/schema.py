@@ -9,7 +9,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 
 from roadworthy.storage.sqlite_connection import translated
 
@@ -71,7 +71,9 @@ def _upgrade(path: Path) -> None:
     from sqlalchemy.pool import NullPool
 
     engine = create_engine(
-        f"sqlite:///{path.absolute()}", poolclass=NullPool, connect_args={"timeout": _PATIENCE, "isolation_level": None}
+        URL.create("sqlite", database=str(path.absolute())),
+        poolclass=NullPool,
+        connect_args={"timeout": _PATIENCE, "isolation_level": None},
     )
     # The driver would begin lazily and not before DDL; the lock makes a second process wait and then find it done.
     event.listen(engine, "begin", _begin_immediate)
@@ -81,6 +83,9 @@ def _upgrade(path: Path) -> None:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+        # Here, because the first change of mode needs the file for itself; whoever opens it later finds it done.
+        with closing(sqlite3.connect(path, timeout=_PATIENCE)) as plain:
+            plain.execute("PRAGMA journal_mode = WAL")
     except exc.DBAPIError as error:
         if isinstance(error.orig, sqlite3.Error):
             raise error.orig from error

@@ -35,9 +35,14 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, *, patience: timedelta) -> None:
         text = SqliteText()
-        self._writer = SqliteWriter(path, text, patience=patience)
         self._here = SqliteTransaction(connect(path, read_only=True, patience=timedelta(0)), text)
         self._apart = SqliteTransaction(connect(path, read_only=True, patience=patience), text)
+        try:
+            self._writer = SqliteWriter(path, text, patience=patience)
+        except sqlite3.Error:
+            self._here.connection.close()
+            self._apart.connection.close()
+            raise
         # One thread: its connection is used by one unit at a time.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
         self._closed = False

@@ -33,6 +33,9 @@ def _values(table: sa.Table) -> dict[str, sa.BindParameter[Any]]:
 _ZERO = sa.literal_column("0", sa.Integer)
 _ONE = sa.literal_column("1", sa.Integer)
 _INT = sa.BigInteger
+# An expression, so that SQLite takes the few rows of a partial index and sorts them, instead of reading every run in
+# the order of the key.
+_by_arrival = runs.c.seq + _ZERO
 
 # --- accept ----------------------------------------------------------------------------------------------------------
 
@@ -103,7 +106,7 @@ TAKE_THREAD = (
 )
 START_RUN = (
     sa.update(runs)
-    .where(runs.c.run_id == _p("run_id"), _startable)
+    .where(runs.c.run_id == _p("run_id"), _startable, _first_of_thread)
     .values(
         status=RunStatus.RUNNING.value,
         attempt=runs.c.attempt + _ONE,
@@ -160,7 +163,7 @@ END_PENDING = (
     )
     .returning(*runs.c)
 )
-ORPHANS = sa.select(*runs.c).where(_is(RunStatus.RUNNING)).order_by("seq")
+ORPHANS = sa.select(*runs.c).where(_is(RunStatus.RUNNING)).order_by(_by_arrival)
 
 # --- cancel, marks, deadlines ----------------------------------------------------------------------------------------
 
@@ -174,7 +177,7 @@ NOTE_RESUME_MARK = sa.update(runs).where(_running).values(resume_mark=_p("mark")
 EXPIRED = (
     sa.select(*runs.c)
     .where(_is(RunStatus.PENDING), (runs.c.deadline_at <= _p("moment", _INT)) | runs.c.cancel_requested.is_not(None))
-    .order_by("seq")
+    .order_by(_by_arrival)
 )
 CANCEL_REQUESTS = sa.select(runs.c.run_id, runs.c.cancel_requested).where(
     _is(RunStatus.RUNNING), runs.c.worker == _p("worker"), runs.c.cancel_requested.is_not(None)

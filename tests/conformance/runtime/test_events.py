@@ -80,7 +80,11 @@ async def test_answers_given_with_the_input_are_not_told(bench: Bench) -> None:
     async def node(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage("new")]}
 
-    history = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "old"}, {"role": "user", "content": "b"}]
+    history = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "old"},
+        {"role": "user", "content": "b"},
+    ]
     async with bench.serve(one_node(node)) as runtime:
         played = await play(runtime, a_run({"messages": history}))
     assert played.text == "new"
@@ -109,7 +113,11 @@ async def test_custom_data_keeps_its_place_among_text(bench: Bench) -> None:
 
     async with bench.serve(one_node(node)) as runtime:
         played = await play(runtime, a_run(runtime.message_input(AGENT, "hi")))
-    told = [e.data if isinstance(e, CustomData) else e.text for e in played.events if isinstance(e, CustomData | ContentDelta)]
+    told = [
+        e.data if isinstance(e, CustomData) else e.text
+        for e in played.events
+        if isinstance(e, CustomData | ContentDelta)
+    ]
     assert told == [{"at": "begin"}, "abcd", "abcd", {"at": "end"}]
 
 

@@ -16,7 +16,18 @@ from roadworthy.domain.event import ToolCallStarted
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.runtime import Caps, Completed, Drained
 from roadworthy.runtimes.langgraph.threads import TrackingExecutor
-from tests.conformance.runtime.playing import AGENT, BOUND, CAPS, Bench, Compiled, a_run, play, prepared, ref_of, retried
+from tests.conformance.runtime.playing import (
+    AGENT,
+    BOUND,
+    CAPS,
+    Bench,
+    Compiled,
+    a_run,
+    play,
+    prepared,
+    ref_of,
+    retried,
+)
 from tests.support.scripted_model import ScriptedCall, ScriptedChatModel, ScriptedTurn
 
 LOOPING = ScriptedTurn(text="more ", calls=(ScriptedCall(name="step", args={}),))

@@ -67,7 +67,9 @@ async def test_usage_is_what_the_provider_billed(bench: Bench, provider: FakePro
 
 @pytest.mark.parametrize("at", ["tool_json", "end"])
 async def test_a_cut_stream_never_runs_a_tool(bench: Bench, provider: FakeProvider, at: Any) -> None:
-    provider.script(Turn(text=LONG, tools=(ToolUse(name="fell", args={"tree": "oak"}),), fault=Fault(kind="cut", at=at)))
+    provider.script(
+        Turn(text=LONG, tools=(ToolUse(name="fell", args={"tree": "oak"}),), fault=Fault(kind="cut", at=at))
+    )
     played = await ask(bench, agent(provider))
     assert isinstance(played.error, ProviderUnavailable)
     assert "cut" in played.error.message

@@ -170,9 +170,7 @@ def _chat() -> Any:
     return graph.add_edge(START, "think").add_edge("think", "answer").compile()
 
 
-async def test_no_message_is_lost_or_doubled_wherever_a_run_dies(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_message_is_lost_or_doubled_wherever_a_run_dies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async with bench.serve(_chat()) as runtime:
         for writes in range(MAX_WRITES):
             thread = f"t{writes}"
@@ -223,7 +221,12 @@ def _breakpoint(**where: Any) -> Any:
 
 @pytest.mark.parametrize(
     "where",
-    [{"interrupt_before": ["after"]}, {"interrupt_after": ["before"]}, {"interrupt_before": "*"}, {"interrupt_after": "*"}],
+    [
+        {"interrupt_before": ["after"]},
+        {"interrupt_after": ["before"]},
+        {"interrupt_before": "*"},
+        {"interrupt_after": "*"},
+    ],
 )
 async def test_a_breakpoint_is_never_passed_by_a_crash(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, where: dict[str, Any]
@@ -291,4 +294,3 @@ def _said(messages: tuple[Message, ...]) -> list[JsonValue]:
 
 
 AGENT_NAME = a_run().agent
-

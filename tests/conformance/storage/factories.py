@@ -90,5 +90,5 @@ def ids(events: Sequence[Event]) -> list[str]:
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until something has happened."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 -- what is waited for has no event of its own
             await asyncio.sleep(0)

@@ -242,6 +242,37 @@ async def test_an_id_of_another_run_of_the_thread_means_from_the_start(
         assert ids(await everything(log, ended, EventId(1, 7, 7))) == ["2-1-1", "2-1-2"]
 
 
+async def test_waiting_for_the_end_gives_the_final_row_whenever_one_comes(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs) as log:
+        async with asyncio.TaskGroup() as group:
+            early = group.create_task(log.wait(run))
+            await asyncio.sleep(0)
+            writer = await log.open(run)
+            writer.append(delta("x"))
+            await asyncio.sleep(0)
+            assert not early.done()
+            ended = await finish(queue, run, writer)
+        assert early.result() == ended
+        assert await log.wait(run) == ended
+        assert await log.wait(ended) == ended
+        assert log.held == 0
+
+
+async def test_draining_ends_who_waits_for_the_end(queue: SqlRunQueue, runs: SqlRunStore, database: Database) -> None:
+    run = await started(queue)
+    async with asyncio.timeout(30), SqlEventLog(database, runs) as log:
+        async with asyncio.TaskGroup() as group:
+            waiter = group.create_task(log.wait(run))
+            await asyncio.sleep(0)
+            writer = await log.open(run)
+            log.hand_over()
+        assert waiter.result() is None
+        writer.close(None)
+
+
 async def test_draining_ends_every_follower_without_an_end_of_the_run(
     queue: SqlRunQueue, runs: SqlRunStore, database: Database
 ) -> None:
@@ -258,9 +289,7 @@ async def test_draining_ends_every_follower_without_an_end_of_the_run(
         writer.close(None)
 
 
-async def test_leaving_the_log_stores_what_is_left(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
-) -> None:
+async def test_leaving_the_log_stores_what_is_left(queue: SqlRunQueue, runs: SqlRunStore, database: Database) -> None:
     run = await started(queue)
     async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NEVER) as log:
         writer = await log.open(run)
@@ -338,6 +367,7 @@ class Gated:
     def __post_init__(self) -> None:
         self.reached = asyncio.Event()
         self.open = asyncio.Event()
+        self.done = asyncio.Event()
 
     async def write(self, unit: Unit[T]) -> T:
         if self.error is not None:
@@ -348,6 +378,7 @@ class Gated:
         value = await self.inner.write(unit)
         if self.behind:
             await self._wait()
+        self.done.set()
         return value
 
     async def read(self, unit: Unit[T], *, scan: bool = False) -> T:
@@ -381,6 +412,29 @@ async def test_events_whose_flush_is_under_way_at_the_end_are_stored_once(
     replay = await everything(SqlEventLog(database, runs), ended)
     assert ids(replay) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4"]
     assert [event.body for event in replay[1:3]] == [delta("in flight"), delta("behind")]
+
+
+async def test_events_handed_out_for_the_end_stay_in_memory_until_they_are_stored(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    gated = Gated(database, behind=True)
+    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW) as log:
+        async with aclosing(generator(log.follow(run, after=None))) as slow:
+            writer = await log.open(run)
+            seen = list(await anext(slow))
+            for number in range(MAX_EVENTS + 100):
+                writer.append(delta(str(number)))
+            await gated.reached.wait()
+            events = writer.take_unflushed()
+            gated.open.set()
+            await gated.done.wait()
+            seen.extend(await anext(slow))
+            ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=events)
+            assert ended is not None
+            writer.close(ended)
+            seen.extend([event async for batch in slow for event in batch])
+        assert seen == await everything(log, ended)
 
 
 async def test_a_flush_that_failed_is_tried_again(queue: SqlRunQueue, runs: SqlRunStore, database: Database) -> None:

@@ -46,9 +46,7 @@ class EventLogMachine(RuleBasedStateMachine):
         self.lost: set[EventId] = set()
         self.ended: Run | None = None
         self.followers: list[tuple[int, list[Event], asyncio.Task[None]]] = []
-        accepted = self.runner.run(
-            self.queue.accept(new_run(), claim_for="worker", max_pending=0, idempotency=None)
-        )
+        accepted = self.runner.run(self.queue.accept(new_run(), claim_for="worker", max_pending=0, idempotency=None))
         self.run = accepted.run
         self.log = self.start_process(AT_ONCE)
         self.writer = self.open()
@@ -62,7 +60,7 @@ class EventLogMachine(RuleBasedStateMachine):
         self.runner.close()
         self.folder.cleanup()
 
-    # --- processes and attempts -----------------------------------------------------------------------------------------
+    # --- processes and attempts -------------------------------------------------------------------------------------
 
     def start_process(self, linger: timedelta) -> SqlEventLog:
         self.followers = []
@@ -85,7 +83,7 @@ class EventLogMachine(RuleBasedStateMachine):
         self.run = claimed
         self.writer = self.open()
 
-    # --- the steps ------------------------------------------------------------------------------------------------------
+    # --- the steps --------------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.ended is None)
     @rule(texts=st.lists(st.text(max_size=3), min_size=1, max_size=5))
@@ -161,14 +159,12 @@ class EventLogMachine(RuleBasedStateMachine):
         self.writer.close(ended)
         self.ended = ended
 
-    # --- what holds at the end ------------------------------------------------------------------------------------------
+    # --- what holds at the end --------------------------------------------------------------------------------------
 
     def check_everything(self) -> None:
         assert self.ended is not None
         n = len(self.shown) + 1
-        terminal = Event(
-            id=EventId(1, self.ended.attempt, n), body=RunEnded(status=self.ended.status, error=None)
-        )
+        terminal = Event(id=EventId(1, self.ended.attempt, n), body=RunEnded(status=self.ended.status, error=None))
         whole = [*self.survived, *self.shown, terminal]
         for behind, seen, task in self.followers:
             self.runner.run(asyncio.wait_for(task, 30))
@@ -192,6 +188,6 @@ def test_any_life_of_a_run_leaves_one_history(backend: str, migrated: Path) -> N
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
         ),
     )

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from roadworthy.domain.errors import AgentMismatch, IdempotencyMismatch, NotFound, QueueFull, ThreadBusy
+from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, NotFound, QueueFull, ThreadBusy
 from roadworthy.domain.event import Event, EventId
 from roadworthy.domain.ids import ThreadId
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunError, RunResult, RunStatus
@@ -117,6 +117,25 @@ async def test_a_thread_keeps_its_agent(queue: RunQueue) -> None:
     assert (await accept(queue, new_run())).run.ord == 2
 
 
+async def test_a_run_may_insist_on_its_ordinal(queue: RunQueue) -> None:
+    done = await started(queue, replace(new_run(), ord=1))
+    await queue.finish(lease_of(done), RunStatus.INTERRUPTED, DONE, events=())
+    for wrong in (1, 3):
+        with pytest.raises(Conflict):
+            await accept(queue, replace(new_run(), ord=wrong), worker="worker")
+    assert (await started(queue, replace(new_run(), ord=2))).ord == 2
+
+
+async def test_pending_counts_every_waiting_run(queue: RunQueue) -> None:
+    assert await queue.pending() == 0
+    run = await started(queue)
+    await accept(queue, new_run())
+    await accept(queue, new_run(BOB))
+    assert await queue.pending() == 2
+    await queue.release(lease_of(run))
+    assert await queue.pending() == 3
+
+
 async def test_the_same_key_and_body_is_the_same_run(queue: RunQueue) -> None:
     record = IdempotencyRecord(key="key", body_hash="hash")
     first = await queue.accept(new_run(), claim_for=None, max_pending=1, idempotency=record)
@@ -219,12 +238,10 @@ async def test_waiting_names_the_oldest_claimable_run_of_each_user(queue: RunQue
     strangers = (await accept(queue, new_run(STRANGER))).run
     assert [waiting.run_id for waiting in await queue.waiting()] == [alices.run_id, bobs.run_id, strangers.run_id]
     await queue.finish(lease_of(busy), RunStatus.SUCCESS, DONE, events=())
-    assert [waiting.run_id for waiting in await queue.waiting()][0] == behind.run_id
+    assert (await queue.waiting())[0].run_id == behind.run_id
 
 
-async def test_finish_ends_the_run_and_frees_the_thread(
-    queue: RunQueue, runs: RunStore, threads: ThreadStore
-) -> None:
+async def test_finish_ends_the_run_and_frees_the_thread(queue: RunQueue, runs: RunStore, threads: ThreadStore) -> None:
     run = await started(queue)
     ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
     assert ended is not None

@@ -47,7 +47,7 @@ def note(text: str) -> str:
 async def slow_note(text: str) -> str:
     """Write a note once its gate is open."""
     effects().record("slow_note", text, "begin")
-    while not (Path(os.environ["GATES"]) / text).exists():
+    while not (Path(os.environ["GATES"]) / text).exists():  # noqa: ASYNC110 -- opened by another process
         await asyncio.sleep(_POLL)
     effects().record("slow_note", text)
     return f"noted {text}"

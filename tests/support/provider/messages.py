@@ -61,9 +61,9 @@ class MessagesRequest(BaseModel):
     tools: list[dict[str, JsonValue]] = []
 
     def last_user_text(self) -> str:
-        """The latest text a user wrote; tool results are no text."""
+        """The latest text a user wrote, a block a line; tool results are no text."""
         for message in reversed(self.messages):
-            text = "".join(block.text for block in message.blocks if block.type == "text")
+            text = "\n".join(block.text for block in message.blocks if block.type == "text")
             if message.role == "user" and text:
                 return text
         return ""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from roadworthy.http.connection import AbortableProtocol
+from roadworthy.http.connection import BoundedProtocol
 
 
 class _Quiet(uvicorn.Server):
@@ -31,7 +31,7 @@ async def serving(app: ASGIApp, **settings: object) -> AsyncGenerator[int]:
     options = {
         "host": "127.0.0.1",
         "port": 0,
-        "http": AbortableProtocol,
+        "http": BoundedProtocol,
         "ws": "none",
         "log_config": None,
         "access_log": False,

@@ -44,7 +44,7 @@ class Real:
 
 @asynccontextmanager
 async def real_app(folder: Path, **settings: Any) -> AsyncGenerator[Real]:
-    """Agents: ``echo`` answers with the message; ``held`` waits at the gate; ``asking`` interrupts; ``failing`` raises."""
+    """Agents: ``echo`` repeats the message; ``held`` waits at the gate; ``asking`` interrupts; ``failing`` raises."""
     chosen = Settings(data_dir=folder, **settings)
     gate = Gate()
     async with bootstrap(chosen, Project(agents=_agents(gate)), RunLog()) as container:

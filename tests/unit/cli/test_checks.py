@@ -2,6 +2,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from roadworthy.cli import checks
 from roadworthy.cli.checks import Finding, Verdict
@@ -69,16 +70,21 @@ def test_any_origin_is_a_warning() -> None:
     assert _verdicts(list(checks.check_access(Settings(cors_origins=("*",))))) == [Verdict.OK, Verdict.WARN]
 
 
-@pytest.mark.parametrize(
-    ("model", "key", "verdict"),
-    [
-        ("anthropic:claude-3-opus-20240229", None, Verdict.WARN),
-        ("anthropic:claude-sonet-5-5", None, Verdict.WARN),
-        ("openai:gpt-4o", None, Verdict.OK),
-    ],
-)
-async def test_a_model_is_judged_by_a_table_when_nobody_can_be_asked(model: str, key: None, verdict: Verdict) -> None:
-    assert _verdicts(await checks.check_model(Settings(anthropic_api_key=key), model)) == [verdict]
+async def test_a_model_without_a_key_fails() -> None:
+    settings = Settings(model="anthropic:claude-sonnet-5-5", anthropic_api_key=None)
+    assert _verdicts(await checks.check_model(settings, "anthropic:claude-sonnet-5-5")) == [Verdict.FAIL]
+
+
+async def test_a_provider_that_cannot_be_asked_is_believed() -> None:
+    assert _verdicts(await checks.check_model(Settings(), "openai:gpt-4o")) == [Verdict.OK]
+
+
+@pytest.mark.parametrize("model", ["anthropic:claude-3-opus-20240229", "anthropic:claude-sonet-5-5"])
+async def test_a_model_is_judged_by_a_table_when_the_provider_does_not_answer(model: str) -> None:
+    settings = Settings(anthropic_api_key=SecretStr("sk-ant-none"), model_base_url="http://127.0.0.1:9")
+    (finding,) = await checks.check_model(settings, model)
+    assert finding.verdict is Verdict.WARN
+    assert "retired" in finding.detail or "did you mean" in finding.detail
 
 
 def test_the_worst_finding_decides() -> None:

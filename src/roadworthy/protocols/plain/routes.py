@@ -10,12 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from roadworthy.domain.json import JsonObject
-from roadworthy.http.auth import Caller
+from roadworthy.http.auth import Call, Caller
 from roadworthy.http.bodies import JsonBody
-from roadworthy.http.deps import RequestId, ServicesOf
 from roadworthy.http.idempotency import IdempotencyKey, record_of
 from roadworthy.http.openapi import json_request, problems
-from roadworthy.http.sse import MEDIA_TYPE, EventStream
+from roadworthy.http.sse import MEDIA_TYPE
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.answers import created_stream, ended_run, json_response, run_stream, wants_events
 from roadworthy.protocols.plain.documents import agent_json, run_json
@@ -44,15 +43,23 @@ ResumeAsked = Annotated[wire.ResumeBody, Depends(JsonBody(wire.ResumeBody, optio
 CancelAsked = Annotated[wire.CancelBody, Depends(JsonBody(wire.CancelBody, optional=True))]
 
 _EVENTS: Final[dict[str, Any]] = {
-    "schema": {
-        "type": "string",
-        "description": "Server-sent events. Each `data:` line is one JSON object as in `StreamEvent`.",
+    "itemSchema": {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": "#/components/schemas/StreamEvent"},
+            },
+            "id": {"type": "string"},
+        },
     },
     "example": 'id: 1-1-1\ndata: {"id":"1-1-1","type":"run","run_id":"…","thread_id":"…","agent":"demo"}\n\n'
     'id: 1-1-2\ndata: {"id":"1-1-2","type":"content","message_id":"m1","content":"Hello","node":"model"}\n\n'
     'id: 1-1-3\ndata: {"id":"1-1-3","type":"done","status":"success","run_id":"…","thread_id":"…"}\n\n',
 }
-_CREATING: Final = (400, 402, 404, 409, 415, 429, 507)
+_CREATING: Final = (400, 402, 404, 408, 409, 415, 429, 507)
 _OUTCOMES: Final = (402, 409, 500, 502, 503, 504, 507)
 
 
@@ -66,10 +73,8 @@ _OUTCOMES: Final = (402, 409, 500, 502, 503, 504, 507)
 )
 async def invoke(
     request: Request,
-    caller: Caller,
+    call: Caller,
     body: RunAsked,
-    services: ServicesOf,
-    request_id: RequestId,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Run an agent and wait for its answer.
@@ -77,7 +82,7 @@ async def invoke(
     A run that ends without one answers with the status of its outcome: 402 budget, 409 cancelled, 502 provider,
     504 time-out, else 500; the problem holds the run.
     """
-    accepted = await services.runs.create(caller, _command(body, request_id, idempotency_key))
+    accepted = await call.services.runs.create(call.principal, _command(body, call, idempotency_key))
     return await ended_run(request, accepted)
 
 
@@ -85,7 +90,7 @@ async def invoke(
     "/stream",
     operation_id="stream",
     status_code=200,
-    response_class=EventStream,
+    response_class=Response,
     response_description="The run's events.",
     responses={
         200: {"content": {MEDIA_TYPE: _EVENTS}},
@@ -96,10 +101,8 @@ async def invoke(
 )
 async def stream(
     request: Request,
-    caller: Caller,
+    call: Caller,
     body: RunAsked,
-    services: ServicesOf,
-    request_id: RequestId,
     idempotency_key: IdempotencyKey = None,
     last_event_id: LastEventId = None,
 ) -> Response:
@@ -107,21 +110,21 @@ async def stream(
 
     Whatever keeps the run from being accepted is a problem; once the stream has begun, its outcome is in its events.
     """
-    accepted = await services.runs.create(caller, _command(body, request_id, idempotency_key))
+    accepted = await call.services.runs.create(call.principal, _command(body, call, idempotency_key))
     return await created_stream(request, accepted, after=parse_position(last_event_id, accepted.run))
 
 
 @router.get("/runs/{run_id}", operation_id="get_run", response_model=wire.Run, responses=problems(404))
-async def get_run(run_id: str, caller: Caller, services: ServicesOf) -> Response:
+async def get_run(run_id: str, call: Caller) -> Response:
     """One run, as it is now."""
-    return json_response(run_json(await services.runs.get(caller, run_id)))
+    return json_response(run_json(await call.services.runs.get(call.principal, run_id)))
 
 
 @router.get(
     "/runs/{run_id}/stream",
     operation_id="stream_run",
     status_code=200,
-    response_class=EventStream,
+    response_class=Response,
     response_description="The run's events, from the beginning or behind the given one.",
     responses={
         200: {"content": {MEDIA_TYPE: _EVENTS}},
@@ -132,13 +135,12 @@ async def get_run(run_id: str, caller: Caller, services: ServicesOf) -> Response
 async def stream_run(
     request: Request,
     run_id: str,
-    caller: Caller,
-    services: ServicesOf,
+    call: Caller,
     last_event_id: LastEventId = None,
     after: After = None,
 ) -> Response:
     """Watch a run that is under way, or read again what one did. Leaving never stops the run."""
-    run = await services.runs.get(caller, run_id)
+    run = await call.services.runs.get(call.principal, run_id)
     return await run_stream(request, run, after=parse_position(last_event_id or after, run))
 
 
@@ -148,12 +150,12 @@ async def stream_run(
     status_code=202,
     response_model=wire.Run,
     response_description="The run, which has ended or will within a second.",
-    responses=problems(400, 404, 415),
+    responses=problems(400, 404, 408, 415),
     openapi_extra=json_request(wire.CancelBody, required=False),
 )
-async def cancel_run(run_id: str, caller: Caller, _body: CancelAsked, services: ServicesOf) -> Response:
+async def cancel_run(run_id: str, call: Caller, _body: CancelAsked) -> Response:
     """Stop a run. A run that has ended already is returned as it is."""
-    return json_response(run_json(await services.runs.cancel(caller, run_id)), status=202)
+    return json_response(run_json(await call.services.runs.cancel(call.principal, run_id)), status=202)
 
 
 @router.post(
@@ -170,18 +172,16 @@ async def cancel_run(run_id: str, caller: Caller, _body: CancelAsked, services: 
 async def resume_run(
     request: Request,
     run_id: str,
-    caller: Caller,
+    call: Caller,
     body: ResumeAsked,
-    services: ServicesOf,
-    request_id: RequestId,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Go on after an interrupt, with `value` as the answer, or from where a limit stopped the run. It is a new run."""
-    accepted = await services.runs.resume(
-        caller,
+    accepted = await call.services.runs.resume(
+        call.principal,
         run_id,
         body.value,
-        request_id=request_id,
+        request_id=call.request_id,
         idempotency=record_of(idempotency_key, {"resume": run_id, **_asked(body)}),
         on_disconnect=body.on_disconnect,
     )
@@ -191,12 +191,12 @@ async def resume_run(
 
 
 @router.get("/agents", operation_id="list_agents", response_model=wire.AgentList, responses=problems())
-async def list_agents(caller: Caller, services: ServicesOf) -> Response:
+async def list_agents(call: Caller) -> Response:
     """The agents that this key may run; the first is the default."""
-    return json_response({"agents": [agent_json(agent) for agent in services.agents.list(caller)]})
+    return json_response({"agents": [agent_json(agent) for agent in call.services.agents.list(call.principal)]})
 
 
-def _command(body: wire.RunBody, request_id: str, idempotency_key: str | None) -> CreateRun:
+def _command(body: wire.RunBody, call: Call, idempotency_key: str | None) -> CreateRun:
     return CreateRun(
         agent=body.agent,
         thread_id=body.thread_id,
@@ -208,7 +208,7 @@ def _command(body: wire.RunBody, request_id: str, idempotency_key: str | None) -
         on_disconnect=body.on_disconnect,
         multitask_strategy=body.multitask_strategy,
         durability=body.durability,
-        request_id=request_id,
+        request_id=call.request_id,
         idempotency=record_of(idempotency_key, _asked(body)),
     )
 

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from roadworthy.http.auth import Caller
-from roadworthy.http.deps import ServicesOf
 from roadworthy.http.openapi import problems
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.answers import json_response
@@ -21,16 +20,16 @@ Cursor = Annotated[
 
 
 @router.get("", operation_id="list_threads", response_model=wire.ThreadPage, responses=problems())
-async def list_threads(caller: Caller, services: ServicesOf, limit: Limit = 20, cursor: Cursor = None) -> Response:
+async def list_threads(call: Caller, limit: Limit = 20, cursor: Cursor = None) -> Response:
     """Own threads, the latest used first."""
-    page = await services.threads.list(caller, limit=limit, cursor=cursor)
+    page = await call.services.threads.list(call.principal, limit=limit, cursor=cursor)
     return json_response({"threads": [thread_json(thread) for thread in page.items], "next_cursor": page.cursor})
 
 
 @router.get("/{thread_id}", operation_id="get_thread", response_model=wire.ThreadDetail, responses=problems(404))
-async def get_thread(thread_id: str, caller: Caller, services: ServicesOf) -> Response:
+async def get_thread(thread_id: str, call: Caller) -> Response:
     """One thread with its messages, its state and its latest 50 runs."""
-    return json_response(thread_view_json(await services.threads.get(caller, thread_id)))
+    return json_response(thread_view_json(await call.services.threads.get(call.principal, thread_id)))
 
 
 @router.delete(
@@ -40,7 +39,7 @@ async def get_thread(thread_id: str, caller: Caller, services: ServicesOf) -> Re
     response_description="The thread is gone, with its messages, checkpoints, runs and events.",
     responses=problems(404, 409),
 )
-async def delete_thread(thread_id: str, caller: Caller, services: ServicesOf) -> Response:
+async def delete_thread(thread_id: str, call: Caller) -> Response:
     """Erase a thread. Refused with 409 while a run of it is unfinished."""
-    await services.threads.erase(caller, thread_id)
+    await call.services.threads.erase(call.principal, thread_id)
     return Response(status_code=204)

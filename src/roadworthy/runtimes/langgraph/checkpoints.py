@@ -7,13 +7,11 @@ checkpoints; LangGraph calls the rest.
 
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, cast
 
-import aiosqlite
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -23,16 +21,20 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     get_checkpoint_metadata,
 )
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.checkpoint.sqlite.utils import load_pending_writes, pending_writes_sql
 from langgraph.types import Interrupt
 
 from roadworthy.domain.ids import RunId
 from roadworthy.runtimes.langgraph.current import current_attempt
 from roadworthy.runtimes.langgraph.failures import storage_errors
+from roadworthy.runtimes.langgraph.sqlite import Connection, open_file
 
-Result = TypeVar("Result")
+# id, parent's id, type, checkpoint, metadata · task, channel, type, value, path, index
+CheckpointRow: TypeAlias = tuple[str, str | None, str, bytes, bytes | None]
+WriteRow: TypeAlias = tuple[str, str, str, bytes, str, int]
 
-BUSY_SECONDS = 10.0
 # Writes that tell what happened to a task, not what it produced (langgraph.pregel._task_status).
 _CONTROL = frozenset({"__error__", "__error_source_node__", "__interrupt__", "__resume__"})
 _NO_TASK = "00000000-0000-0000-0000-000000000000"
@@ -45,9 +47,12 @@ _PUT_WRITES = (
     "INTO writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_LATEST = (
-    "SELECT checkpoint_id, metadata FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
-    "ORDER BY checkpoint_id DESC LIMIT 1"
+_COLUMNS = "SELECT checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata FROM checkpoints "
+_LATEST_OF = _COLUMNS + "WHERE thread_id = ? AND checkpoint_ns = ? ORDER BY checkpoint_id DESC LIMIT 1"
+_NAMED = _COLUMNS + "WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
+_LATEST_RUN = (
+    "SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints "
+    "WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
 )
 _BEFORE_RUN = (
     "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
@@ -66,32 +71,6 @@ _OPEN_WRITES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latest:
-    """The latest root checkpoint of a thread: its id, and the run that wrote it."""
-
-    checkpoint_id: str
-    run_id: str | None
-
-
-class Connection(aiosqlite.Connection):
-    """A connection that runs a whole function on its thread, as one transaction."""
-
-    async def transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Run ``work`` on the connection's thread; commit, or roll back when it raises.
-
-        Raises:
-            StorageUnavailable: SQLite failed; StorageFull when the disk is full.
-        """
-
-        def transaction() -> Result:
-            with self._conn:
-                return work(self._conn)
-
-        with storage_errors():
-            return cast("Result", await self._execute(transaction))
-
-
 class FencedSqliteSaver(AsyncSqliteSaver):
     """See the module. Sync methods work from threads, by way of the loop, as in LangGraph's own."""
 
@@ -99,13 +78,30 @@ class FencedSqliteSaver(AsyncSqliteSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, else the latest; the one read ahead, if it is that."""
+        where = _configurable(config)
+        thread, namespace = str(where["thread_id"]), str(where.get("checkpoint_ns", ""))
+        wanted: str | None = where.get("checkpoint_id") or None
         scope = current_attempt.get()
-        ahead = None if scope is None else scope.latest
-        if scope is not None and ahead is not None and _wants_latest_root(config, ahead):
-            scope.latest = None
-            return ahead
-        with storage_errors():
-            return await super().aget_tuple(config)
+        if scope is not None and wanted is None and not namespace and scope.ahead is not None:
+            ahead, scope.ahead = scope.ahead, None
+            if ahead.thread == thread:
+                return ahead.latest
+        found = await self.conn.transact(lambda connection: _read(connection, thread, namespace, wanted))
+        return None if found is None else self._as_tuple(thread, namespace, *found)
+
+    def _as_tuple(self, thread: str, namespace: str, row: CheckpointRow, writes: Sequence[WriteRow]) -> CheckpointTuple:
+        checkpoint_id, parent_id, kind, blob, metadata = row
+
+        def config_of(id_: str) -> RunnableConfig:
+            return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": id_}}
+
+        return CheckpointTuple(
+            config_of(checkpoint_id),
+            self.serde.loads_typed((kind, blob)),
+            cast("CheckpointMetadata", json.loads(metadata) if metadata is not None else {}),
+            config_of(parent_id) if parent_id else None,
+            load_pending_writes(writes, self.serde),
+        )
 
     async def aput(
         self,
@@ -174,14 +170,10 @@ class FencedSqliteSaver(AsyncSqliteSaver):
 
         await self.conn.transact(erase)
 
-    async def latest(self, thread_id: str) -> Latest | None:
-        """The thread's latest root checkpoint, None when there is none."""
-        row = await self._one(_LATEST, (thread_id,))
-        if row is None:
-            return None
-        metadata: object = json.loads(row[1]) if isinstance(row[1], str | bytes) else {}
-        run_id: object = metadata.get("run_id") if isinstance(metadata, dict) else None
-        return Latest(checkpoint_id=str(row[0]), run_id=run_id if isinstance(run_id, str) else None)
+    async def latest_run(self, thread_id: str) -> str | None:
+        """The run that wrote the thread's latest root checkpoint."""
+        row = await self._one(_LATEST_RUN, (thread_id,))
+        return None if row is None or row[0] is None else str(row[0])
 
     async def before_run(self, thread_id: str, run_id: RunId) -> str | None:
         """The latest root checkpoint that another run wrote."""
@@ -238,29 +230,27 @@ async def open_checkpoints(path: Path) -> AsyncGenerator[FencedSqliteSaver]:
     """
     async with AsyncExitStack() as stack:
         with storage_errors():
-            connection = await stack.enter_async_context(connect(path))
-            saver = FencedSqliteSaver(connection)
+            connection = await stack.enter_async_context(Connection(lambda: open_file(path, isolation_level="")))
+            # None: only what is known to be safe comes back to life, whatever the environment says.
+            saver = FencedSqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
             await saver.setup()
         yield saver
-
-
-def connect(path: Path) -> Connection:
-    """A connection, not yet opened, as both of our SQLite files under LangGraph want it."""
-
-    def open_() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        return connection
-
-    return Connection(open_, iter_chunk_size=64)
 
 
 def _configurable(config: RunnableConfig) -> dict[str, Any]:
     return config.get("configurable", {})
 
 
-def _wants_latest_root(config: RunnableConfig, ahead: CheckpointTuple) -> bool:
-    where = _configurable(config)
-    same_thread = where.get("thread_id") == _configurable(ahead.config).get("thread_id")
-    return same_thread and not where.get("checkpoint_id") and not where.get("checkpoint_ns")
+def _read(
+    connection: sqlite3.Connection, thread: str, namespace: str, checkpoint_id: str | None
+) -> tuple[CheckpointRow, Sequence[WriteRow]] | None:
+    place = (thread, namespace)
+    found = (
+        connection.execute(_LATEST_OF, place)
+        if checkpoint_id is None
+        else connection.execute(_NAMED, (*place, checkpoint_id))
+    )
+    row: CheckpointRow | None = found.fetchone()
+    if row is None:
+        return None
+    return row, connection.execute(pending_writes_sql(has_task_path=True), (*place, row[0])).fetchall()

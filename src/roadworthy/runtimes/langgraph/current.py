@@ -4,6 +4,7 @@
 """
 
 from contextvars import ContextVar
+from dataclasses import dataclass
 
 from langgraph.checkpoint.base import CheckpointTuple
 
@@ -13,19 +14,27 @@ from roadworthy.domain.principal import Owner
 from roadworthy.runtimes.langgraph.tool_events import ToolEvents
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """What is known of a thread's latest root checkpoint: None is that there is none."""
+
+    thread: str
+    latest: CheckpointTuple | None
+
+
 class AttemptScope:
     """One attempt, as seen from inside the graph. ``fence`` may be called from any thread.
 
-    ``latest`` is the thread's latest root checkpoint, read ahead by ``resume`` and handed to LangGraph once.
+    ``ahead`` is the thread's latest root checkpoint, read before LangGraph asks for it, and handed over once.
     """
 
-    __slots__ = ("_fenced", "latest", "owner", "run_id", "tools")
+    __slots__ = ("_fenced", "ahead", "owner", "run_id", "tools")
 
     def __init__(self, *, owner: Owner, run_id: RunId, tools: ToolEvents) -> None:
         self.owner = owner
         self.run_id = run_id
         self.tools = tools
-        self.latest: CheckpointTuple | None = None
+        self.ahead: Ahead | None = None
         self._fenced = False
 
     @property

@@ -12,7 +12,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 
 from roadworthy.domain.run import Run
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
-from roadworthy.runtimes.langgraph.current import current_attempt
+from roadworthy.runtimes.langgraph.current import Ahead, current_attempt
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.messages import messages_in
 
@@ -30,9 +30,13 @@ class ThreadHistory:
     async def latest(self) -> CheckpointTuple | None:
         """The latest root checkpoint, which LangGraph will be given without reading it again."""
         found = await self._saver.aget_tuple(self.config)
-        if (scope := current_attempt.get()) is not None:
-            scope.latest = found
+        self.hand_over(found)
         return found
+
+    def hand_over(self, latest: CheckpointTuple | None) -> None:
+        """Spare LangGraph its own reading of the latest root checkpoint."""
+        if (scope := current_attempt.get()) is not None:
+            scope.ahead = Ahead(thread=str(self.config.get("configurable", {})["thread_id"]), latest=latest)
 
     async def answers_before(self, run: Run, latest: CheckpointTuple | None) -> frozenset[str]:
         """The ids of the assistant messages that were there before the run's first step."""

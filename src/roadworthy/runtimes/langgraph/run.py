@@ -138,7 +138,11 @@ class GraphExecution:
         thread = ThreadHistory(about.served, about.saver, state_config(ref))
         if about.run.rollback_of is not None:
             await self._roll_back(thread_key(ref))
-        latest = None if about.first_on_thread and about.run.attempt == 1 else await thread.latest()
+        if about.first_on_thread and about.run.attempt == 1:
+            latest = None
+            thread.hand_over(None)
+        else:
+            latest = await thread.latest()
         plan = await make_plan(about.run, about.served, about.saver, thread.config, latest)
         results = Results(about.served, await thread.answers_before(about.run, latest))
         if isinstance(plan, Ended):
@@ -147,8 +151,7 @@ class GraphExecution:
 
     async def _roll_back(self, key: str) -> None:
         run, saver = self._about.run, self._about.saver
-        latest = await saver.latest(key)
-        if run.rollback_of is not None and latest is not None and latest.run_id != run.run_id:
+        if run.rollback_of is not None and await saver.latest_run(key) != run.run_id:
             await saver.erase_run(key, run.rollback_of)
 
     def _ended(self, plan: Ended, results: Results) -> Outcome:

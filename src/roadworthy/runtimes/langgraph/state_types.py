@@ -20,6 +20,10 @@ from roadworthy.runtimes.langgraph.graphs import Graph
 # (module, class)
 TypeKey: TypeAlias = tuple[str, ...]
 
+_MAX_DEPTH = 8
+_INNER_CHANNELS = ("__", "branch:", "join:")
+_PLAIN_MODULES = frozenset({"builtins", "typing", "typing_extensions", "collections", "collections.abc"})
+
 
 def allowed_types(graph: Graph, extra: Iterable[str]) -> frozenset[TypeKey]:
     """The types of a graph's state, of its subgraphs' and of its nodes' inputs, with ``extra`` (``module:Class``).
@@ -37,19 +41,17 @@ def allowed_types(graph: Graph, extra: Iterable[str]) -> frozenset[TypeKey]:
 def blocked_types(graph: Graph, allowed: Iterable[TypeKey]) -> Sequence[str]:
     """Classes in the annotations of a graph's state that a checkpoint would lose, as ``module:Class``.
 
-    Those are classes that LangGraph's list leaves out: plain ones, which it writes as nothing better than their name.
+    Those are the classes that LangGraph's list leaves out: neither models, dataclasses nor enums, nor known by name.
     """
     known = set(allowed) | set(SAFE_MSGPACK_TYPES)
-    missing = {
-        (kind.__module__, kind.__qualname__)
+    found = {
+        (kind.__module__, kind.__name__)
         for one in _with_subgraphs(graph)
-        for channel in one.channels.values()
-        if isinstance(channel, BaseChannel)
+        for name, channel in one.channels.items()
+        if isinstance(channel, BaseChannel) and not name.startswith(_INNER_CHANNELS)
         for kind in _classes(getattr(channel, "ValueType", None), 0)
     }
-    return sorted(
-        f"{module}:{name}" for module, name in missing if (module, name) not in known and module != "builtins"
-    )
+    return sorted(f"{module}:{name}" for module, name in found - known)
 
 
 def _with_subgraphs(graph: Graph) -> Iterator[Graph]:
@@ -88,12 +90,11 @@ def _extra_type(name: str) -> TypeKey:
 
 
 def _classes(annotation: object, depth: int) -> Iterator[type]:
+    """The classes in an annotation whose instances a checkpoint would have to bring back."""
     if isinstance(annotation, type) and not get_args(annotation):
-        yield annotation
-        return
-    if depth < _MAX_DEPTH:
+        # Typed dicts, of whatever library, are dicts.
+        if annotation.__module__ not in _PLAIN_MODULES and not hasattr(annotation, "__required_keys__"):
+            yield annotation
+    elif depth < _MAX_DEPTH:
         for argument in get_args(annotation):
             yield from _classes(argument, depth + 1)
-
-
-_MAX_DEPTH = 8

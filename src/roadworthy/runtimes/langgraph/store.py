@@ -27,10 +27,10 @@ from langgraph.store.sqlite.aio import AsyncSqliteStore
 from langgraph.store.sqlite.base import SqliteIndexConfig
 
 from roadworthy.domain.errors import ConfigError
-from roadworthy.runtimes.langgraph.checkpoints import BUSY_SECONDS, Connection
 from roadworthy.runtimes.langgraph.current import current_attempt
 from roadworthy.runtimes.langgraph.failures import storage_errors
 from roadworthy.runtimes.langgraph.keys import store_prefix
+from roadworthy.runtimes.langgraph.sqlite import Connection, open_file
 
 Namespace: TypeAlias = tuple[str, ...]
 StoreScope: TypeAlias = Literal["user", "tenant"]
@@ -94,8 +94,10 @@ async def open_store(path: Path, *, scope: StoreScope, config: StoreConfig) -> A
         ConfigError: the index cannot be set up.
         StorageUnavailable: SQLite failed.
     """
+    if config.index is not None and not hasattr(sqlite3.Connection, "enable_load_extension"):
+        raise ConfigError("the store's index needs a Python whose sqlite3 can load extensions; this one's cannot")
     with storage_errors():
-        connection = await Connection(lambda: _open(path), iter_chunk_size=64)
+        connection = await Connection(lambda: open_file(path, isolation_level=None))
     try:
         try:
             inner = AsyncSqliteStore(connection, index=config.index, ttl=config.ttl)
@@ -109,13 +111,6 @@ async def open_store(path: Path, *, scope: StoreScope, config: StoreConfig) -> A
             yield OwnedStore(inner, scope)
     finally:
         await connection.close()
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    return connection
 
 
 def _moved(op: Op, prefix: Namespace) -> Op:

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 
 from roadworthy.domain.errors import QueueFull, StorageUnavailable, ThreadBusy
 from roadworthy.domain.run import DisconnectPolicy, Durability, MultitaskStrategy
+from roadworthy.http.deps import HttpLimits
 from roadworthy.protocols.plain import wire
 from tests.support.web.calls import calling
 from tests.support.web.fakes import Fakes, RunResult, RunStatus, failed, make_run
@@ -273,6 +275,19 @@ class TestThreads:
         assert (gone.status_code, gone.content) == (204, b"")
         assert (busy.status_code, busy.json()["code"]) == (409, "thread_busy")
         assert fakes.threads.erased == ["t"]
+
+
+async def test_a_body_that_never_ends_is_given_up(fakes: Fakes) -> None:
+    async def dripping() -> AsyncIterator[bytes]:
+        yield b'{"message":'
+        await asyncio.Event().wait()
+
+    limits = HttpLimits(body_timeout=timedelta(milliseconds=1))
+    async with calling(fakes, limits=limits) as client:
+        headers = {"content-type": "application/json", "content-length": "100"}
+        answer = await client.post("/agent/invoke", content=dripping(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (408, "request_timeout")
+    assert fakes.runs.commands == []
 
 
 async def test_the_agents_of_a_key_are_listed(fakes: Fakes) -> None:

@@ -1,0 +1,79 @@
+"""``python -m benchmarks``: every measurement, one table. A missed target is told, not an error."""
+
+import argparse
+import platform
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+
+import uvloop
+
+from benchmarks import first_token, memory, paced, startup, statements, throughput
+from benchmarks.baseline import in_process
+from benchmarks.cores import describe, take_load_core
+from benchmarks.scale import FULL, QUICK, Scale
+from benchmarks.table import Row, markdown
+
+_PARTS = ("throughput", "first-token", "paced", "memory", "statements", "startup")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="see that everything works; the numbers mean little")
+    parser.add_argument("--only", action="append", choices=_PARTS, help="one part; may be given several times")
+    options = parser.parse_args()
+    take_load_core()
+    rows = uvloop.run(_measure(options.only or _PARTS, QUICK if options.quick else FULL))
+    print()
+    print(_head())
+    print()
+    for line in markdown(rows):
+        print(line)
+
+
+async def _measure(parts: Sequence[str], scale: Scale) -> Sequence[Row]:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="roadworthy-bench-") as name:
+        for part in parts:
+            began_at = perf_counter()
+            async for row in _part(part, Path(name), scale):
+                rows.append(row)
+                _tell("  " + "  ".join(cell for cell in row.cells if cell))
+            _tell(f"{part}: {perf_counter() - began_at:.0f} s")
+    return rows
+
+
+async def _part(part: str, folder: Path, scale: Scale) -> AsyncGenerator[Row]:
+    async with AsyncExitStack() as stack:
+        match part:
+            case "throughput" | "first-token" | "paced":
+                baseline = await stack.enter_async_context(in_process(folder))
+                module = {"throughput": throughput, "first-token": first_token, "paced": paced}[part]
+                rows = module.measure(folder, baseline, scale)
+            case "memory":
+                rows = memory.measure(folder, scale)
+            case "statements":
+                rows = statements.measure(folder, scale)
+            case _:
+                rows = startup.measure(folder, scale)
+        async for row in rows:
+            yield row
+
+
+def _head() -> str:
+    now = datetime.now(UTC)
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{now:%Y-%m-%d}, {platform.system()} {platform.machine()}, {python}; {describe()}"
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

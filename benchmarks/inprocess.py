@@ -1,0 +1,112 @@
+"""The baseline: the same graphs in a process without a server. Reads orders from stdin, writes results to stdout.
+
+``baseline.py`` starts it. Its saver is LangGraph's own on a file, set up as the server's: WAL, synchronous NORMAL.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+from typing import Any, cast
+
+import aiosqlite
+import uvloop
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+from benchmarks.graphs.scripted import BUILDERS, Graph
+
+_MESSAGE = "How long is the road?"
+
+
+class Baseline:
+    """Runs graphs, each time on a thread of its own."""
+
+    def __init__(self, saver: AsyncSqliteSaver) -> None:
+        self._graphs = {name: build(saver) for name, build in BUILDERS.items()}
+        self._threads = count()
+
+    async def obey(self, order: Mapping[str, Any]) -> Mapping[str, object]:
+        """Do what an order says."""
+        graph = self._graphs[order["graph"]]
+        match order["do"]:
+            case "load":
+                return await self._load(graph, order["kind"], order["clients"], order["seconds"])
+            case "first_token":
+                return {"seconds": [await self._first_token(graph) for _ in range(order["times"])]}
+            case "at_once":
+                return await self._at_once(graph, order["clients"])
+            case unknown:
+                raise ValueError(f"no such order: {unknown}")
+
+    async def _load(self, graph: Graph, kind: str, clients: int, seconds: float) -> Mapping[str, object]:
+        run = self._invoke if kind == "invoke" else self._stream
+        times: list[float] = []
+        began_at = perf_counter()
+        await asyncio.gather(*(_repeat(run, graph, began_at + seconds, times) for _ in range(clients)))
+        return {"wall": perf_counter() - began_at, "seconds": times}
+
+    async def _at_once(self, graph: Graph, clients: int) -> Mapping[str, object]:
+        began_at = perf_counter()
+        await asyncio.gather(*(self._stream(graph) for _ in range(clients)))
+        return {"wall": perf_counter() - began_at}
+
+    async def _first_token(self, graph: Graph) -> float:
+        began_at = perf_counter()
+        first: float | None = None
+        async for part in graph.astream(_input(), self._config(), stream_mode="messages"):
+            # A pair of message and metadata, which the library's types do not say.
+            message, _ = cast("tuple[object, object]", part)
+            if first is None and isinstance(message, BaseMessage) and message.content:
+                first = perf_counter() - began_at
+        if first is None:
+            raise ValueError("a stream without content")
+        return first
+
+    async def _invoke(self, graph: Graph) -> None:
+        await graph.ainvoke(_input(), self._config())
+
+    async def _stream(self, graph: Graph) -> None:
+        async for _ in graph.astream(_input(), self._config(), stream_mode="messages"):
+            pass
+
+    def _config(self) -> RunnableConfig:
+        return {"configurable": {"thread_id": f"thread-{next(self._threads)}"}}
+
+
+def _input() -> dict[str, list[HumanMessage]]:
+    return {"messages": [HumanMessage(_MESSAGE)]}
+
+
+async def _repeat(run: Callable[[Graph], Awaitable[None]], graph: Graph, until: float, times: list[float]) -> None:
+    while (began_at := perf_counter()) < until:
+        await run(graph)
+        times.append(perf_counter() - began_at)
+
+
+@asynccontextmanager
+async def _saver(path: Path) -> AsyncGenerator[AsyncSqliteSaver]:
+    async with aiosqlite.connect(path) as connection:
+        saver = AsyncSqliteSaver(connection)
+        await saver.setup()
+        await connection.execute("PRAGMA synchronous = NORMAL")
+        yield saver
+
+
+async def _main(path: Path) -> None:
+    async with _saver(path) as saver:
+        baseline = Baseline(saver)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            sys.stdout.write(json.dumps(await baseline.obey(json.loads(line))) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    uvloop.run(_main(Path(sys.argv[1])))

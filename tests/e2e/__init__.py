@@ -1,0 +1,1 @@
+"""What is shipped: real processes, HTTP and the command line only."""

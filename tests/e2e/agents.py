@@ -1,0 +1,25 @@
+"""Agents for the tests of the command line. Nothing of it calls a provider."""
+
+import asyncio
+from typing import Annotated, TypedDict
+
+from langchain_core.messages import AIMessage, AnyMessage
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import add_messages
+
+
+class State(TypedDict):
+    messages: Annotated[list[AnyMessage], add_messages]
+
+
+async def _wait(state: State) -> State:
+    """Answer `hello` at once, and everything else never."""
+    if state["messages"][-1].text != "hello":
+        await asyncio.Event().wait()
+    return {"messages": [AIMessage("hello to you")]}
+
+
+_builder = StateGraph(State)
+_builder.add_node("wait", _wait)
+_builder.add_edge(START, "wait")
+waiting = _builder.compile()

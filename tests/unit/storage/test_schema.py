@@ -1,0 +1,136 @@
+"""Migrations lead to the schema of the code, and foreign schemas are named, not touched."""
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.pool import NullPool
+
+from roadworthy.domain.errors import StorageUnavailable
+from roadworthy.storage import schema
+from roadworthy.storage.schema import REVISIONS, migrate, schema_problem
+from roadworthy.storage.statements import INSERT_EVENTS, every_statement
+from roadworthy.storage.tables import metadata
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a folder with % and ?" / "roadworthy.db"
+
+
+@pytest.fixture
+def migrated(path: Path) -> Path:
+    path.parent.mkdir()
+    migrate(path)
+    return path
+
+
+def test_migrations_lead_to_the_schema_of_the_code(migrated: Path) -> None:
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(migrated)), poolclass=NullPool)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_migrations_create_the_same_tables_as_the_code_to_the_letter(migrated: Path) -> None:
+    with closing(sqlite3.connect(":memory:")) as fresh, closing(sqlite3.connect(migrated)) as stored:
+        for table in metadata.sorted_tables:
+            fresh.execute(str(sa.schema.CreateTable(table).compile(dialect=sqlite.dialect())))
+            for index in table.indexes:
+                fresh.execute(str(sa.schema.CreateIndex(index).compile(dialect=sqlite.dialect())))
+        query = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%' AND sql IS NOT NULL"
+        normal = [
+            {(type_, name, " ".join(sql.split())) for type_, name, sql in connection.execute(query)}
+            for connection in (fresh, stored)
+        ]
+    assert normal[0] == normal[1]
+    assert len(normal[0]) > len(metadata.tables)
+
+
+def test_the_listed_revisions_are_those_of_the_folder() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    script = ScriptDirectory.from_config(config)
+    assert [revision.revision for revision in script.walk_revisions()][::-1] == list(REVISIONS)
+
+
+def test_migrating_twice_changes_nothing(migrated: Path) -> None:
+    before = migrated.read_bytes()
+    migrate(migrated)
+    assert migrated.read_bytes() == before
+
+
+def test_a_file_at_the_latest_revision_costs_no_alembic(migrated: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from roadworthy.storage.schema import migrate, schema_problem;"
+        "path = Path(sys.argv[1]); assert schema_problem(path) is None; migrate(path);"
+        "print('alembic' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, str(migrated)], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
+
+
+def test_two_processes_may_migrate_one_new_file(path: Path) -> None:
+    path.parent.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from roadworthy.storage.schema import migrate\n"
+        "migrate(Path(sys.argv[1]))"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert schema_problem(path) is None
+
+
+def test_no_file_and_an_empty_file_are_no_problem(path: Path) -> None:
+    assert schema_problem(path) is None
+    path.parent.mkdir()
+    path.touch()
+    assert schema_problem(path) is None
+
+
+def test_an_unknown_schema_is_named(migrated: Path) -> None:
+    with closing(sqlite3.connect(migrated)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    problem = schema_problem(migrated)
+    assert problem is not None
+    assert "9999" in problem
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    file = tmp_path / "roadworthy.db"
+    file.write_bytes(b"this is not a database, whatever its name says" * 100)
+    with pytest.raises(StorageUnavailable):
+        schema_problem(file)
+    with pytest.raises(StorageUnavailable):
+        migrate(file)
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(paramstyle="named"), postgresql.psycopg.dialect()])
+def test_every_statement_compiles_for_every_database(dialect: sa.Dialect) -> None:
+    texts = [statement.compile(dialect=dialect).string for statement in every_statement()]
+    texts.append(INSERT_EVENTS.statement(3).compile(dialect=dialect).string)
+    assert len(texts) > 30
+    assert all(text.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"} for text in texts)
+
+
+def test_hot_statements_find_their_rows_by_index(migrated: Path) -> None:
+    scans: list[str] = []
+    dialect = sqlite.dialect(paramstyle="named")
+    with closing(sqlite3.connect(migrated)) as connection:
+        for statement in every_statement():
+            compiled = statement.compile(dialect=dialect)
+            params = dict.fromkeys(compiled.params or {}, 1)
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.string}", params).fetchall()
+            scans += [f"{step[3]}: {compiled.string}" for step in plan if step[3].startswith("SCAN")]
+    # Whole tables are looked at only where the operator lists keys, or where every row of a partial index is wanted.
+    allowed = ("runs_pending", "runs_running", "SCAN api_keys")
+    assert [scan for scan in scans if not any(word in scan for word in allowed)] == []
