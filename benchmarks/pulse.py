@@ -5,36 +5,46 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from time import perf_counter
 
-from benchmarks.client import LoadFailed, Target
+from benchmarks.client import Connection, LoadFailed, Target
 
 _OK = 200
 
 
 @asynccontextmanager
-async def pulse(target: Target, *, every: float = 0.01) -> AsyncGenerator[list[float]]:
+async def pulse(target: Target, *, every: float = 0.02) -> AsyncGenerator[list[float]]:
     """Collects latencies in seconds until the context is left.
 
-    A latency counts from when the request was due, so that a stall is not hidden by the requests it held back.
+    No request waits for the one before it, and each counts from when it was due: a stall shows in all requests that
+    fall into it.
     """
     latencies: list[float] = []
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(_beat(target, every, latencies))
+        beats = group.create_task(_beat(target, every, latencies))
         try:
             yield latencies
         finally:
-            task.cancel()
+            beats.cancel()
 
 
 async def _beat(target: Target, every: float, latencies: list[float]) -> None:
-    connection = await target.connect()
-    request = target.get("/livez")
+    free = [await target.connect()]
     due = perf_counter()
     try:
-        while True:
-            await asyncio.sleep(max(0.0, due - perf_counter()))
-            if (await connection.call(request)).status != _OK:
-                raise LoadFailed("/livez does not answer")
-            latencies.append(perf_counter() - due)
-            due += every
+        async with asyncio.TaskGroup() as group:
+            while True:
+                connection = free.pop() if free else await target.connect()
+                group.create_task(_ask(target, connection, due, latencies, free))
+                due += every
+                await asyncio.sleep(max(0.0, due - perf_counter()))
     finally:
-        connection.close()
+        for connection in free:
+            connection.close()
+
+
+async def _ask(
+    target: Target, connection: Connection, due: float, latencies: list[float], free: list[Connection]
+) -> None:
+    if (await connection.call(target.get("/livez"))).status != _OK:
+        raise LoadFailed("/livez does not answer")
+    latencies.append(perf_counter() - due)
+    free.append(connection)

@@ -76,4 +76,4 @@ def test_a_setting_says_what_it_is_for(name: str) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert field.description
     assert field.description.endswith(".")
-    assert f"### `{env_name(name, field)}`" in page
+    assert f"* `{env_name(name, field)}`: {field.description}" in page

@@ -1,6 +1,7 @@
 """Agents for the tests of the command line. Nothing of it calls a provider."""
 
 import asyncio
+import threading
 from typing import Annotated, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage
@@ -23,3 +24,15 @@ _builder = StateGraph(State)
 _builder.add_node("wait", _wait)
 _builder.add_edge(START, "wait")
 waiting = _builder.compile()
+
+
+def _hang(state: State) -> State:
+    """Block a thread for ever, out of reach of any cancel."""
+    threading.Event().wait()
+    return state
+
+
+_hanging = StateGraph(State)
+_hanging.add_node("hang", _hang)
+_hanging.add_edge(START, "hang")
+hanging = _hanging.compile()

@@ -141,6 +141,15 @@ async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
         assert server.records("stopped_at_once")
 
 
+async def test_a_server_whose_every_slot_hangs_ends_itself_for_its_supervisor(tmp_path: Path) -> None:
+    env = {"MAX_CONCURRENT_REQUESTS": "1", "REQUEST_TIMEOUT": "0.5", "ROADWORTHY_STUCK_TIMEOUT": "0.5"}
+    async with serving(tmp_path, f"{AGENTS}:hanging", env=env) as server, server.client(server.first_key) as client:
+        answer = await client.post("/agent/invoke", json={"message": "hang"})
+        assert answer.json()["run"]["status"] == "timeout"
+        async with asyncio.timeout(60):
+            assert await server.process.wait() == 70
+
+
 async def test_the_project_file_of_the_folder_is_served_with_its_variables(tmp_path: Path) -> None:
     (tmp_path / "langgraph.json").write_text(
         '{"graphs": {"first": "./mine.py:graph", "second": "./mine.py:graph"}, "env": {"GREETING": "good day"}}'

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.support.invariants import check_invariants
-from tests.support.provider.script import Fault, Hold, Rule, Turn
+from tests.support.provider.script import Fault, Hold, Rule, ToolUse, Turn
 from tests.support.rig import Rig
 from tests.support.transcript import Transcript, follow, stream
 
@@ -65,6 +65,30 @@ async def test_a_model_call_cut_by_a_crash_is_bought_once_more_and_never_mixed(r
     assert run["usage"]["estimated"] is True
     assert len(rig.provider.ledger) == 2
     check_invariants(server, rig.provider.ledger, transcripts=[transcript], in_flight=1)
+
+
+async def test_text_that_reached_the_state_before_a_crash_is_kept_and_not_said_twice(rig: Rig) -> None:
+    noting = Turn(text="let me note", tools=(ToolUse(name="slow_note", args={"text": "a"}),))
+    rig.provider.script(rules=(Rule(when="note it", turns=(noting, Turn(text="done")), pick="by_position"),))
+    server = await rig.serve()
+    transcript = Transcript()
+    body = {"message": "note it", "thread_id": "t", "on_disconnect": "continue"}
+    async with server.client() as client:
+        async with client.stream("POST", "/agent/stream", json=body) as response:
+            async for frame in transcript.read(response):
+                if frame["type"] == "tool_call":
+                    break
+            # The step's checkpoint is on its way beside the tool: wait for the tool, then for the durable events.
+            await rig.effect("slow_note", phase="begin")
+            await rig.until(lambda: bool(server.rows("SELECT 1 FROM events WHERE type LIKE '%tool%'")))
+        await server.kill()
+        rig.open_gate("a")
+        await server.start()
+        await follow(client, transcript)
+    assert transcript.text() == "let me notedone"
+    assert transcript.of_type("retract") == []
+    assert len(rig.provider.ledger) == 2
+    check_invariants(server, rig.provider.ledger, transcripts=[transcript])
 
 
 async def test_a_tool_killed_before_its_effect_takes_effect_once(rig: Rig) -> None:

@@ -69,7 +69,7 @@ def _settings() -> Iterable[str]:
         if name in _GROUPS:
             heading, sentence = _GROUPS[name]
             yield f"## {heading}\n\n{sentence}\n"
-        yield f"### `{env_name(name, field)}`\n\n{field.description} Default: {_default(field)}.\n"
+        yield f"* `{env_name(name, field)}`: {field.description} Default: {_default(field)}.\n"
 
 
 def _default(field: "FieldInfo") -> str:

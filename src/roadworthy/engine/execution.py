@@ -6,7 +6,7 @@ really stops a LangGraph run.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,9 +20,9 @@ from roadworthy.domain.errors import (
     RoadworthyError,
     StorageUnavailable,
 )
-from roadworthy.domain.event import Event, UsageReported
+from roadworthy.domain.event import ContentDelta, ContentRetracted, Event, UsageReported
 from roadworthy.domain.lease import Lease
-from roadworthy.domain.run import CancelReason, InputKind, Run, RunError, RunStatus
+from roadworthy.domain.run import CancelReason, InputKind, Run, RunError, RunResult, RunStatus
 from roadworthy.domain.usage import ModelCall
 from roadworthy.engine.cancellation import StopSignal
 from roadworthy.engine.metering import Meter
@@ -89,25 +89,39 @@ class Attempt:
         self._signal = signal
         self._lease = Lease(run_id=run.run_id, owner=run.owner, attempt=run.attempt, worker=around.worker)
         self._tally = Tally()
+        self._meter: Meter | None = None
+        self._writer: EventWriter | None = None
         self._last_progress = around.clock.monotonic()
         self._failure: RoadworthyError | None = None
         self._model_answered = False
+        self._draining = False
+        # From then on nothing that the graph still says is heard.
+        self._concluding = False
+        # The attempt's end, or that it was given back, is stored and told.
+        self._concluded = False
 
     @property
     def model_answered(self) -> bool:
         """Whether a model call of the attempt ended well."""
         return self._model_answered
 
-    async def give_up(self, error: RunError) -> None:
-        """End the run from outside, when ``execute`` itself failed."""
-        result = self._tally.result(error=error)
+    async def give_up(self, error: Exception) -> None:
+        """End the run when ``execute`` itself has failed. Nothing that may be the cause becomes part of the result.
+
+        Raises:
+            Exception: whatever keeps the end from being stored, other than a database that is away for a while.
+        """
+        if self._concluded:
+            return
+        result = RunResult(usage=self._tally.usage, error=_inner_error(error))
         final = await self._insist(lambda: self._around.queue.finish(self._lease, RunStatus.ERROR, result, events=()))
-        if final is not None:
-            self._around.log.ended(final)
-            self._around.telemetry.run_finished(final)
+        self._tell(final)
+        if self._meter is not None:
+            await self._insist(self._meter.flush)
 
     def drain(self) -> None:
-        """Ask the graph to stop before its next step."""
+        """Ask the graph to stop before its next step, or before its first one."""
+        self._draining = True
         if self.execution is not None:
             self.execution.drain()
 
@@ -116,10 +130,12 @@ class Attempt:
         as soon as both are stored; threads of the attempt may still be busy then.
         """
         async with asyncio.TaskGroup() as group:
-            meter = Meter(self._around.ledger, group, self.run)
-            writer = await self._open()
+            meter = self._meter = Meter(self._around.ledger, group, self.run)
+            writer = self._writer = await self._open()
             async with self._prepare() as execution:
                 self.execution = execution
+                if self._draining:
+                    execution.drain()
                 graph = group.create_task(self._drive(execution, writer, meter))
                 verdict = await self._supervise(graph)
                 if not graph.done():
@@ -129,18 +145,36 @@ class Attempt:
                 await execution.settled()
 
     async def _open(self) -> EventWriter:
+        void: Collection[str] = ()
         if self.run.attempt > 1:
             calls = await self._around.ledger.of_run(self.run.owner, self.run.run_id)
-            self._tally.inherit(await self._around.log.read(self.run), calls)
+            seen = await self._around.log.read(self.run)
+            self._tally.inherit(seen, calls)
+            void = await self._void(seen)
             if self.run.losses:
                 # The call that was in flight when the worker died may have been billed without leaving a trace.
                 self._tally.usage = replace(self._tally.usage, estimated=True)
-        elif self.run.request.kind is InputKind.RESUME:
+        if self.run.request.kind is InputKind.RESUME and self.run.resume_mark is None:
+            # Before the first attempt that gets so far: none has answered anything yet.
             mark = await self._around.runtime.resume_mark(self.run)
             if mark is not None:
                 await self._around.queue.note_resume_mark(self._lease, mark)
                 self.run = replace(self.run, resume_mark=mark)
-        return await self._around.log.open(self.run)
+        writer = await self._around.log.open(self.run)
+        for message_id in void:
+            writer.append(ContentRetracted(message_id=message_id))
+        return writer
+
+    async def _void(self, seen: Sequence[Event]) -> Collection[str]:
+        """Messages of earlier attempts whose text the state does not hold, in the order they were shown."""
+        shown = dict.fromkeys(event.body.message_id for event in seen if isinstance(event.body, ContentDelta))
+        for event in seen:
+            if isinstance(event.body, ContentRetracted):
+                shown.pop(event.body.message_id, None)
+        if not shown:
+            return ()
+        surviving = await self._around.runtime.surviving(self.run, shown.keys())
+        return [message_id for message_id in shown if message_id not in surviving]
 
     def _prepare(self) -> AbstractAsyncContextManager[Execution]:
         return self._around.runtime.execution(
@@ -155,7 +189,7 @@ class Attempt:
                 self._last_progress = self._around.clock.monotonic()
                 if isinstance(event, Completed | Paused | Drained):
                     outcome = event
-                else:
+                elif not self._concluding:
                     self._take(event, writer, meter)
         except RoadworthyError as error:
             return error
@@ -181,17 +215,16 @@ class Attempt:
                 self._tally.add(event, self._around.clock.now())
 
     async def _supervise(self, graph: "asyncio.Task[Outcome | RoadworthyError]") -> Verdict:
-        while True:
-            wait = self._seconds_left()
-            done, _ = await asyncio.wait(
-                {graph, self._signal.raised}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED
+        while not graph.done():
+            verdict = self._stopped() or self._too_late()
+            if verdict is not None:
+                return await self._stop(graph, verdict)
+            await asyncio.wait(
+                {graph, self._signal.raised},
+                timeout=max(0.0, self._seconds_left()),
+                return_when=asyncio.FIRST_COMPLETED,
             )
-            if graph in done:
-                return self._judge(graph)
-            if self._signal.raised in done:
-                return await self._stop(graph, self._stopped())
-            if (late := self._too_late()) is not None:
-                return await self._stop(graph, late)
+        return self._judge(graph)
 
     def _seconds_left(self) -> float:
         deadline = (self.run.deadline_at - self._around.clock.now()).total_seconds()
@@ -214,12 +247,12 @@ class Attempt:
             return None
         return Verdict(status=RunStatus.TIMEOUT, error=RunError(code="timeout", message=message))
 
-    def _stopped(self) -> Verdict:
+    def _stopped(self) -> Verdict | None:
         reason = self._signal.reason
         if isinstance(reason, CancelReason):
             error = RunError(code=reason.value, message=_CANCELLED[reason])
             return Verdict(status=RunStatus.CANCELLED, error=error)
-        return Verdict(status=None)
+        return None if reason is None else Verdict(status=None)
 
     async def _stop(self, graph: "asyncio.Task[Outcome | RoadworthyError]", verdict: Verdict) -> Verdict:
         graph.cancel()
@@ -250,19 +283,14 @@ class Attempt:
     async def _conclude(self, verdict: Verdict, execution: Execution, writer: EventWriter, meter: Meter) -> Run | None:
         for call in execution.open_calls():
             self._take(call, writer, meter)
-        if verdict.lost:
-            writer.close(None)
-            return None
-        if verdict.status is None:
+        self._concluding = True
+        if verdict.status is not None:
+            return await self._finish(verdict, verdict.status, writer.take_unflushed(), meter)
+        if not verdict.lost:
             await self._insist(meter.flush)
             await self._insist(lambda: self._around.queue.release(self._lease))
-            writer.close(None)
-            return None
-        final = await self._finish(verdict, verdict.status, writer.take_unflushed(), meter)
-        writer.close(final)
-        if final is not None:
-            self._around.telemetry.run_finished(final)
-        return final
+        self._tell(None)
+        return None
 
     async def _finish(self, verdict: Verdict, status: RunStatus, events: Sequence[Event], meter: Meter) -> Run | None:
         outcome = verdict.outcome
@@ -277,8 +305,21 @@ class Attempt:
         meter.start()
         await asyncio.sleep(0)
         final = await self._insist(lambda: self._around.queue.finish(self._lease, status, result, events=events))
-        await self._insist(meter.flush)
+        try:
+            await self._insist(meter.flush)
+        finally:
+            self._tell(final)
         return final
+
+    def _tell(self, final: Run | None) -> None:
+        """Let readers and the operator know. ``final`` None: the run was given back, or somebody else has moved it."""
+        self._concluding = self._concluded = True
+        if self._writer is not None:
+            self._writer.close(final)
+        elif final is not None:
+            self._around.log.ended(final)
+        if final is not None:
+            self._around.telemetry.run_finished(final)
 
     async def _insist(self, write: Callable[[], Awaitable[Written]]) -> Written:
         """A run's end must reach the database: while it is full or locked, keep the slot and try again."""
@@ -290,3 +331,12 @@ class Attempt:
             with attempt:
                 return await write()
         raise AssertionError("AsyncRetrying without a stop never ends without a result")
+
+
+def _inner_error(error: Exception) -> RunError:
+    """What a run's owner is told of a failure around the agent. A task group wraps what was raised inside of it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, StorageUnavailable):
+        return RunError(code=error.code, message=error.message)
+    return RunError(code="internal", message="the server failed to execute the run")

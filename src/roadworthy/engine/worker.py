@@ -48,6 +48,9 @@ class Worker:
         self._wakes = 0
         self._claim_due = True
         self._pending = 0
+        # Accepts and claims under way; those accepts among them that hold no slot.
+        self._arriving = 0
+        self._queueing = 0
         self._isolated_since: float | None = None
         self._draining = False
         self._idle = asyncio.Event()
@@ -109,7 +112,7 @@ class Worker:
     async def drain(self) -> None:
         """Accept nothing more, bring every attempt to a step's end within ``drain_timeout``, give it back.
 
-        Returns when no attempt is under way, or when those left cannot be stopped.
+        Returns when no attempt is under way or about to be, or when those left cannot be stopped.
         """
         self._draining = True
         for attempt in self._attempts.values():
@@ -122,25 +125,44 @@ class Worker:
     async def _quiet(self, patience: timedelta) -> bool:
         with suppress(TimeoutError):
             async with asyncio.timeout(patience.total_seconds()):
-                while self._attempts:
+                while self._attempts or self._arriving:
                     self._idle.clear()
                     await self._idle.wait()
         return not self._attempts
 
+    @contextmanager
+    def _arrival(self) -> Generator[None]:
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
+            self._idle.set()
+
     async def _accept(self, run: Run, idempotency: IdempotencyRecord | None) -> Accepted | Exception:
         """A task of the worker's own, so that a caller who leaves cannot come between the commit and the start."""
-        reserved = not self._claim_due and self._slots.take()
+        # Who is still being stored as a waiting run was here first.
+        reserved = not (self._claim_due or self._queueing) and self._slots.take()
+        self._queueing += not reserved
         try:
-            accepted = await self._around.queue.accept(
-                run,
-                claim_for=self._around.worker if reserved else None,
-                max_pending=self._limits.queue_size,
-                idempotency=idempotency,
-            )
+            with self._arrival():
+                return self._accepted(await self._store(run, idempotency, reserved=reserved), reserved=reserved)
         except Exception as error:  # noqa: BLE001 -- worker loop: raised to the caller by ``submit``
             if reserved:
                 self._give_slot_back()
             return error
+        finally:
+            self._queueing -= not reserved
+
+    async def _store(self, run: Run, idempotency: IdempotencyRecord | None, *, reserved: bool) -> Accepted:
+        return await self._around.queue.accept(
+            run,
+            claim_for=self._around.worker if reserved else None,
+            max_pending=self._limits.queue_size,
+            idempotency=idempotency,
+        )
+
+    def _accepted(self, accepted: Accepted, *, reserved: bool) -> Accepted:
         started = reserved and not accepted.replayed and accepted.run.status is RunStatus.RUNNING
         if started:
             self._start(accepted.run)

@@ -3,7 +3,7 @@
 The runtime knows graphs, checkpoints and models; it knows nothing of queues, HTTP or SQL of ours.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -155,6 +155,12 @@ class AgentRuntime(Protocol):
     async def resume_mark(self, run: Run) -> str | None:
         """For a RESUME run, before its first attempt: an opaque note that tells later attempts whether the answer
         was already consumed. None for other runs. Stored by the engine as ``Run.resume_mark``.
+        """
+        ...
+
+    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:
+        """Which of the messages that earlier attempts of ``run`` streamed are in the state that the next one goes on
+        from. The text of the others is void: it was cut off, or the step that made it will be run again.
         """
         ...
 

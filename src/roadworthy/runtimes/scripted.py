@@ -5,7 +5,7 @@ same rules as the real one. A thread's state is its messages; every Progress of 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -150,6 +150,10 @@ class ScriptedRuntime:
     async def resume_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.resume_mark``."""
         return await self.progress_mark(run) or "" if run.request.kind is InputKind.RESUME else None
+
+    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:  # noqa: ARG002 -- port
+        """All of them: a script goes on behind the last event that was played."""
+        return message_ids
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -203,7 +203,7 @@ class Bench:
 
 
 @contextmanager
-def crash_after(runtime: LangGraphRuntime, writes: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def crash_after(runtime: LangGraphRuntime, writes: int, monkeypatch: pytest.MonkeyPatch) -> Generator[list[int]]:
     """Let only so many writes reach the checkpoints, as if the process had died then. Yields the number refused."""
     refused = [0]
     left = [writes]

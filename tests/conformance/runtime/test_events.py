@@ -192,7 +192,7 @@ async def test_a_subgraphs_model_speaks_for_the_agent(bench: Bench) -> None:
 
 async def test_thinking_is_neither_content_nor_response(bench: Bench) -> None:
     async def node(state: MessagesState) -> dict[str, Any]:
-        blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]
+        blocks: Any = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Yes."}]
         return {"messages": [AIMessage(blocks)]}
 
     async with bench.serve(one_node(node)) as runtime:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -68,10 +69,8 @@ async def test_a_graph_that_swallows_everything_still_stops_at_its_cap(bench: Be
 
     async def node(state: MessagesState) -> dict[str, Any]:
         for _ in range(5):
-            try:
+            with suppress(Exception):
                 await speaker.ainvoke(state["messages"])
-            except Exception:
-                continue
         return {"messages": [("ai", "swallowed")]}
 
     graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
@@ -169,18 +168,16 @@ async def test_a_call_that_ended_unheard_is_owed_too(bench: Bench) -> None:
         return {}
 
     graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
-    async with bench.serve(graph) as runtime, asyncio.timeout(BOUND):
-        async with prepared(runtime, a_run(runtime.message_input(AGENT, "go"))) as execution:
-            events = execution.events()
-            await anext(events)
-            await ended.wait()
-            await events.aclose()
-            assert [call.outcome for call in execution.open_calls()] == ["complete"]
-
-
-@pytest.fixture
-def tracked() -> None:
-    asyncio.get_running_loop()
+    async with (
+        bench.serve(graph) as runtime,
+        asyncio.timeout(BOUND),
+        prepared(runtime, a_run(runtime.message_input(AGENT, "go"))) as execution,
+    ):
+        events = execution.events()
+        await anext(events)
+        await ended.wait()
+        await events.aclose()
+        assert [call.outcome for call in execution.open_calls()] == ["complete"]
 
 
 async def test_an_attempt_is_settled_only_when_its_threads_have_ended(bench: Bench) -> None:
@@ -214,9 +211,11 @@ async def test_an_attempt_is_settled_only_when_its_threads_have_ended(bench: Ben
 
 
 async def test_an_undisturbed_attempt_is_settled_at_once(bench: Bench) -> None:
-    async with bench.serve(create_agent(ScriptedChatModel(), [])) as runtime:
-        async with prepared(runtime, a_run(runtime.message_input(AGENT, "go")), caps=CAPS) as execution:
-            last = [event async for event in execution.events()][-1]
-            assert isinstance(last, Completed)
-            assert execution.settled_now
-            assert execution.open_calls() == ()
+    async with (
+        bench.serve(create_agent(ScriptedChatModel(), [])) as runtime,
+        prepared(runtime, a_run(runtime.message_input(AGENT, "go")), caps=CAPS) as execution,
+    ):
+        last = [event async for event in execution.events()][-1]
+        assert isinstance(last, Completed)
+        assert execution.settled_now
+        assert execution.open_calls() == ()

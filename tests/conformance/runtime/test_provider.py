@@ -1,4 +1,4 @@
-"""Against a faithful provider, through the real Anthropic client: cuts, overloads, refusals, cancels, and their bills."""
+"""Against a faithful provider, through the real Anthropic client: cuts, overloads, refusals, cancels, bills."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from langchain_anthropic import ChatAnthropic
 from langchain_core.tools import tool
 from pydantic import SecretStr
 
-from roadworthy.domain.errors import AgentFailed, ProviderUnavailable
+from roadworthy.domain.errors import AgentFailed, ProviderUnavailable, RoadworthyError
 from roadworthy.domain.event import ContentDelta, ContentRetracted, ToolCallStarted
 from roadworthy.domain.usage import ModelCall
 from tests.conformance.runtime.playing import AGENT, BOUND, Bench, Compiled, a_run, play, prepared
@@ -116,7 +116,7 @@ async def test_partial_text_of_failed_calls_is_retracted_and_the_agents_retry_an
 )
 @pytest.mark.parametrize("at", ["first_byte", 2])
 async def test_the_providers_errors_are_named_wherever_they_come(
-    bench: Bench, provider: FakeProvider, status: int, error: type[Exception], said: str, at: Any
+    bench: Bench, provider: FakeProvider, status: int, error: type[RoadworthyError], said: str, at: Any
 ) -> None:
     fault = Fault(kind="error", at=at, status=status, message="secret words")
     provider.script(Turn(text=LONG, fault=fault))

@@ -101,7 +101,7 @@ async def test_each_question_is_asked_and_answered_once_wherever_a_resume_dies(
 
 
 def _graph_of_parallel_questions() -> Any:
-    def ask(name: str) -> Callable[[Answers], Answers]:
+    def ask(name: str) -> Any:
         def node(state: Answers) -> Answers:
             return {"answers": [f"{name}={interrupt(name)}"]}
 
@@ -211,8 +211,11 @@ async def test_a_new_message_survives_when_it_follows_a_run_that_failed_with_wor
 
 
 def _breakpoint(**where: Any) -> Any:
-    def node(name: str) -> Callable[[Answers], Answers]:
-        return lambda _: {"answers": [name]}
+    def node(name: str) -> Any:
+        def step(state: Answers) -> Answers:
+            return {"answers": [name]}
+
+        return step
 
     graph = StateGraph(Answers).add_node("before", node("before")).add_node("after", node("after"))
     graph.add_edge(START, "before").add_edge("before", "after")
@@ -235,11 +238,13 @@ async def test_a_breakpoint_is_never_passed_by_a_crash(
         for writes in range(MAX_WRITES):
             thread = f"t{writes}"
             steps: list[object] = []
+            crashed = False
             for number in range(4):
                 run = a_run({"answers": []}, thread=thread)
                 if number:
                     run = await marked(runtime, a_run(True, kind=InputKind.RESUME, thread=thread))
                 played, crashed = await _twice(runtime, run, writes, monkeypatch)
+                assert isinstance(played.outcome, Completed | Paused)
                 steps.append((type(played.outcome), played.outcome.output))
                 if isinstance(played.outcome, Completed):
                     break
@@ -263,7 +268,7 @@ def _fan_out() -> Any:
         return [Send("work", {"answers": [str(number)]}) for number in range(3)]
 
     def work(state: Answers) -> Answers:
-        return {"answers": state["answers"]}
+        return {"answers": state.get("answers", [])}
 
     graph = StateGraph(Answers).add_node("work", work)
     graph.add_conditional_edges(START, spread, ["work"])

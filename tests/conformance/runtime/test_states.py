@@ -71,7 +71,7 @@ class Dataclassed:
     seen: list[str] = field(default_factory=list)
 
 
-def _fill(_: Any) -> dict[str, Any]:
+def _fill(state: Any) -> dict[str, Any]:
     return {"card": Card(title="t", point=Point(x=1)), "seen": []}
 
 
@@ -109,13 +109,13 @@ class Secretive(TypedDict, total=False):
     seen: list[str]
 
 
-def _hide(_: Secretive) -> dict[str, Any]:
+def _hide(state: Secretive) -> dict[str, Any]:
     return {"anything": Point(x=1)}
 
 
 def _find(state: Secretive) -> dict[str, Any]:
     interrupt("read?")
-    return {"seen": [type(state["anything"]).__name__]}
+    return {"seen": [type(state.get("anything")).__name__]}
 
 
 @pytest.mark.parametrize(("extra", "found"), [((), "dict"), ((f"{__name__}:Point", f"{__name__}:Mood"), "Point")])
@@ -145,7 +145,7 @@ def test_the_doctor_hears_of_classes_that_would_be_lost() -> None:
         many: list[Opaque | None]
         fine: Card
 
-    graph = StateGraph(Lossy).add_node("fill", lambda _: {}).add_edge(START, "fill").compile()
+    graph = StateGraph(Lossy).add_node("fill", _fill).add_edge(START, "fill").compile()
     assert blocked_types(graph, allowed_types(graph, ())) == [f"{Opaque.__module__}:Opaque"]
     assert blocked_types(_graph(Typed), allowed_types(_graph(Typed), ())) == []
 
@@ -188,7 +188,11 @@ async def test_the_output_is_what_the_author_declared(bench: Bench) -> None:
         question: str
 
     graph = StateGraph(Private, input_schema=In, output_schema=Out)
-    graph.add_node("node", lambda _: {"secret": "s", "answer": "a"}).add_edge(START, "node")
+
+    def node(state: Private) -> Private:
+        return {"secret": "s", "answer": "a"}
+
+    graph.add_node("node", node).add_edge(START, "node")
     async with bench.serve(graph.compile()) as runtime:
         schema = runtime.agents()[0].input_schema
         assert set(schema["properties"]) == {"question"}  # type: ignore[arg-type]

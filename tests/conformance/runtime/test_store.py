@@ -29,7 +29,7 @@ class Found(TypedDict, total=False):
 
 def graph_of(**operations: Callable[[BaseStore], Awaitable[object] | object]) -> Compiled:
     async def node(state: Found, *, store: BaseStore) -> Found:
-        found = operations[state["do"]](store)
+        found = operations[state.get("do", "")](store)
         return {"found": await found if isinstance(found, Awaitable) else found}
 
     return StateGraph(Found).add_node("node", node).add_edge(START, "node").compile()
@@ -161,7 +161,8 @@ async def test_items_are_searched_by_meaning_with_an_index(bench: Bench) -> None
     async def find(store: BaseStore) -> object:
         return [item.key for item in await store.asearch(("pets",), query="a dog", limit=1)]
 
-    bench.store = StoreConfig(index={"dims": 2, "embed": embed, "fields": ["text"]})
+    index: Any = {"dims": 2, "embed": embed, "fields": ["text"]}
+    bench.store = StoreConfig(index=index)
     async with bench.serve(graph_of(keep=keep, find=find)) as runtime:
         await play(runtime, a_run({"do": "keep"}))
         mine = await play(runtime, a_run({"do": "find"}))

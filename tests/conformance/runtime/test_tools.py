@@ -1,4 +1,4 @@
-"""Tools that hang, raise, flood or do not exist: the model reads about it, the run goes on, the author's graph is as it was."""
+"""Tools that hang, raise, flood or do not exist: the model reads about it, and the run goes on."""
 
 import asyncio
 import threading
@@ -115,13 +115,16 @@ async def test_a_sync_tool_that_hangs_keeps_the_attempt_unsettled_but_not_the_ru
         return ""
 
     bench.tool_timeout = timedelta(milliseconds=50)
-    async with bench.serve(agent_with(stuck)) as runtime, asyncio.timeout(BOUND):
-        async with prepared(runtime, a_run(runtime.message_input(AGENT, "go"))) as execution:
-            events = [event async for event in execution.events()]
-            assert events[-1].response == "Done."
-            assert not execution.settled_now
-            leave.set()
-            await execution.settled()
+    async with (
+        bench.serve(agent_with(stuck)) as runtime,
+        asyncio.timeout(BOUND),
+        prepared(runtime, a_run(runtime.message_input(AGENT, "go"))) as execution,
+    ):
+        events = [event async for event in execution.events()]
+        assert events[-1].response == "Done."
+        assert not execution.settled_now
+        leave.set()
+        await execution.settled()
 
 
 async def test_a_flood_is_cut_with_a_marker_in_state_and_events(bench: Bench) -> None:

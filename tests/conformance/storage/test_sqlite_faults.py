@@ -108,7 +108,7 @@ async def test_a_lock_is_looked_at_again_and_again_while_patience_lasts(
         with closing(locked(database_file)) as other:
             async with asyncio.TaskGroup() as group:
                 early = group.create_task(SqlKeyStore(database).insert(key("early")))
-                await asyncio.to_thread(thrice.wait)
+                assert await asyncio.to_thread(thrice.wait, 20)
                 late = group.create_task(SqlKeyStore(database).insert(key("late")))
                 await asyncio.sleep(0)
                 other.execute("ROLLBACK")

@@ -49,6 +49,7 @@ class FailingQueue(SqlRunQueue):
         super().__init__(database, clock)
         self.before_accept: list[Obstacle] = []
         self.after_accept: list[Obstacle] = []
+        self.before_claim: list[Obstacle] = []
         self.after_claim: list[Obstacle] = []
         self.before_finish: list[Obstacle] = []
         self.finishes: list[RunStatus] = []
@@ -64,6 +65,7 @@ class FailingQueue(SqlRunQueue):
 
     async def claim(self, run_id: RunId, *, worker: str) -> Run | None:
         """See the port."""
+        await _meet(self.before_claim)
         run = await super().claim(run_id, worker=worker)
         await _meet(self.after_claim)
         return run

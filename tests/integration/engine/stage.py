@@ -29,7 +29,7 @@ from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.sqlite import SqliteDatabase, open_sqlite
 from roadworthy.storage.threads import SqlThreadStore
-from tests.integration.engine.failing import FailingLedger, FailingLog, FailingQueue
+from tests.integration.engine.failing import FailingLedger, FailingLog, FailingQueue, Obstacle
 
 Item = TypeVar("Item")
 
@@ -89,6 +89,7 @@ class Stage:
     witness: Witness
     queue: FailingQueue
     log: FailingLog
+    stored_log: SqlEventLog
     ledger: FailingLedger
     store: SqlRunStore
     runs: Runs
@@ -164,17 +165,24 @@ async def open_stage(
     idle_timeout: timedelta = timedelta(minutes=1),
     poll_every: timedelta = timedelta(minutes=5),
     tend_every: timedelta = timedelta(milliseconds=10),
+    before_claim: Sequence[Obstacle] = (),
+    after_claim: Sequence[Obstacle] = (),
+    before_open: Sequence[Obstacle] = (),
 ) -> AsyncGenerator[Stage]:
     """A worker under way on a migrated database. Leaving it without ``worker.drain`` is a crash: rows stay running.
 
-    The safety-net poll is practically off, so that a missed wake-up shows as a test that hangs.
+    The safety-net poll is practically off, so that a missed wake-up shows as a test that hangs. The obstacles are there
+    before the worker starts.
     """
     runtime, clock, witness = runtime or ScriptedRuntime(), clock or FakeClock(), witness or Witness()
     async with open_sqlite(database_file) as database:
         store = SqlRunStore(database)
         queue, ledger = FailingQueue(database, clock), FailingLedger(database)
+        queue.before_claim.extend(before_claim)
+        queue.after_claim.extend(after_claim)
         async with SqlEventLog(database, store, linger=timedelta(milliseconds=1)) as stored:
             log = FailingLog(stored)
+            log.before_open.extend(before_open)
             around = Surroundings(
                 worker=f"worker-{new_id()[:6]}",
                 queue=queue,
@@ -203,6 +211,7 @@ async def open_stage(
                 witness=witness,
                 queue=queue,
                 log=log,
+                stored_log=stored,
                 ledger=ledger,
                 store=store,
                 runs=runs_service(worker, runtime, store, log, clock),

@@ -34,25 +34,25 @@ def nested(depth: int) -> bytes:
         (b"{", "not valid JSON"),
         (b'{"a":1} x', "not valid JSON"),
         (b"{'a':1}", "not valid JSON"),
-        (b'{"a":NaN}', "NaN"),
-        (b"[Infinity]", "Infinity"),
-        (b"[-Infinity]", "Infinity"),
-        (b"[1e999]", "too large"),
+        (b'{"a":NaN}', "not valid JSON"),
+        (b"[Infinity]", "not valid JSON"),
+        (b"[-Infinity]", "not valid JSON"),
+        (b"[1e999]", "not valid JSON"),
         (b"[18446744073709551616]", "64 bits"),
         (b"[-9223372036854775809]", "64 bits"),
-        (b"[" + b"9" * 10_000 + b"]", "64 bits"),
-        (b'{"a":1,"a":2}', "twice"),
+        (b"[" + b"9" * 100 + b"]", "64 bits"),
+        (b"[" + b"9" * 10_000 + b"]", "not valid JSON"),
         (b'"\\u0000"', "NUL"),
         (b'{"\\u0000":1}', "NUL"),
         (b'"a\x00b"', "not valid JSON"),
-        (b'{"a":["\\ud800"]}', "surrogate"),
-        (b'"\\udc00\\ud800"', "surrogate"),
-        (b'"\xff"', "UTF-8"),
-        (b'"\xed\xa0\x80"', "UTF-8"),
+        (b'{"a":["\\ud800"]}', "not valid JSON"),
+        (b'"\\udc00\\ud800"', "not valid JSON"),
+        (b'"\xff"', "not valid JSON"),
+        (b'"\xed\xa0\x80"', "not valid JSON"),
         (b"\xef\xbb\xbf{}", "not valid JSON"),
-        ('{"a":1}'.encode("utf-16"), "UTF-8"),
+        ('{"a":1}'.encode("utf-16"), "not valid JSON"),
         (nested(MAX_DEPTH + 1), "deeper"),
-        (nested(100_000), "deeper"),
+        (nested(100_000), "depth"),
         (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "deeper"),
     ],
     ids=lambda value: repr(value)[:24],
@@ -65,6 +65,14 @@ def test_what_no_honest_client_sends_is_refused_with_a_reason(body: bytes, says:
 def test_depth_is_allowed_up_to_the_limit_beside_many_shallow_values() -> None:
     body = b"[" + b"[]," * 200 + nested(MAX_DEPTH - 1) + b"]"
     assert isinstance(parse_json(body), list)
+
+
+def test_a_long_number_inside_of_text_is_text() -> None:
+    assert parse_json(b'["' + b"9" * 50 + b'", 18446744073709551615]') == ["9" * 50, 2**64 - 1]
+
+
+def test_of_a_repeated_key_the_last_value_counts() -> None:
+    assert parse_json(b'{"a":1,"a":2}') == {"a": 2}
 
 
 def test_brackets_inside_of_text_do_not_count() -> None:

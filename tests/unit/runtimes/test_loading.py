@@ -152,11 +152,12 @@ async def test_a_file_named_like_a_library_does_not_hide_it(tmp_path: Path) -> N
     [
         ("def broken(:\n", "x.py:graph", ["x.py:graph", "syntax error", "line 1"]),
         ("import nowhere_to_be_found\n", "x.py:graph", ["ModuleNotFoundError", "nowhere_to_be_found", "line 1"]),
-        ("raise SystemError('boom')\n", "x.py:graph", ["SystemError: boom", "line 1"]),
+        ("raise ValueError('a\\nb')\n", "x.py:graph", ["ValueError: a b", "line 1"]),
+        ("import sys\nsys.exit('boom')\n", "x.py:graph", ["SystemExit: boom", "line 2"]),
         (GRAPH, "x.py:grph", ["has no grph", "builder, graph"]),
-        ("graph = 3\n", "x.py:graph", ["is a int", "compiled graph"]),
+        ("graph = 3\n", "x.py:graph", ["is of type int", "compiled graph"]),
         ("class graph: ...\n", "x.py:graph", ["class graph"]),
-        ("def graph(): return 3\n", "x.py:graph", ["returned a int"]),
+        ("def graph(): return 3\n", "x.py:graph", ["returned of type int"]),
         ("def graph(): raise KeyError('k')\n", "x.py:graph", ["factory failed", "KeyError"]),
         ("def graph(a, b): ...\n", "x.py:graph", ["2 arguments"]),
         ("def graph(*, key): ...\n", "x.py:graph", ["1 arguments"]),
@@ -202,7 +203,7 @@ def test_a_project_is_read_without_importing_anything(tmp_path: Path) -> None:
         ("other", "pkg.mod:make", "The other one."),
     ]
     assert read.env == {"A_KEY": "a", "A_NUMBER": "3"}
-    assert "a" not in repr(read).replace("main", "").split("env")[-1] or "A_KEY" not in repr(read)
+    assert "A_KEY" not in repr(read)
     assert [warning for warning in read.warnings if "python_version" in warning]
     assert not [warning for warning in read.warnings if "dependencies" in warning]
 
@@ -248,8 +249,8 @@ def test_the_stores_section_is_understood(tmp_path: Path) -> None:
     config = store_config(read_project(project(tmp_path, store=store)))
     assert config is not None
     assert config.index is not None
-    assert config.index["dims"] == 1
-    assert callable(config.index["embed"])
+    assert config.index.get("dims") == 1
+    assert callable(config.index.get("embed"))
     assert config.ttl == {"default_ttl": 60.0, "sweep_interval_minutes": 5, "refresh_on_read": False}
     assert store_config(read_project(project(tmp_path))) is None
 

@@ -42,11 +42,11 @@ def test_the_text_of_a_content_is_its_text_blocks(content: object, text: str) ->
     [
         (HumanMessage("x"), "user"),
         (AIMessage("x"), "assistant"),
-        (AIMessageChunk("x"), "assistant"),
+        (AIMessageChunk(content="x"), "assistant"),
         (SystemMessage("x"), "system"),
         (ToolMessage("x", tool_call_id="c"), "tool"),
-        (FunctionMessage("x", name="f"), "tool"),
-        (ChatMessage("x", role="critic"), "critic"),
+        (FunctionMessage(content="x", name="f"), "tool"),
+        (ChatMessage(content="x", role="critic"), "critic"),
     ],
 )
 def test_roles_are_those_that_clients_know(message: BaseMessage, role: str) -> None:
@@ -66,7 +66,11 @@ def test_a_text_becomes_a_user_message_with_an_id() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, 3, {}, [], [3], ["text"], [{}], [{"type": ""}], [{"type": 3}], [{"type": "text"}], [{"type": "text", "text": "a"}] * 101]
+    "content",
+    [
+        None, 3, {}, [], [3], ["text"], [{}], [{"type": ""}], [{"type": 3}], [{"type": "text"}],
+        [{"type": "text", "text": "a"}] * 101,
+    ],
 )  # fmt: skip
 def test_what_is_no_message_is_refused_with_its_place(content: Any) -> None:
     with pytest.raises(InvalidRequest) as raised:

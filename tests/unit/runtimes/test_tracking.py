@@ -13,7 +13,7 @@ from roadworthy.domain.principal import Owner
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.runtimes.langgraph.keys import store_prefix, thread_key
 from roadworthy.runtimes.langgraph.sqlite import Connection, open_file
-from roadworthy.runtimes.langgraph.threads import ThreadTracker, TrackingExecutor
+from roadworthy.runtimes.langgraph.threads import TrackingExecutor, WorkTracker
 
 BOUND = 10
 
@@ -22,8 +22,8 @@ async def test_a_tracker_waits_for_its_own_threads_only() -> None:
     asyncio.get_running_loop().set_default_executor(TrackingExecutor(8))
     mine, others = threading.Event(), threading.Event()
 
-    async def start(gate: threading.Event) -> ThreadTracker:
-        tracker = ThreadTracker()
+    async def start(gate: threading.Event) -> WorkTracker:
+        tracker = WorkTracker()
         tracker.enter()
         running = threading.Event()
 
@@ -51,7 +51,7 @@ async def test_calls_that_never_got_a_thread_are_not_waited_for() -> None:
     executor = TrackingExecutor(1)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(executor)
-    tracker = ThreadTracker()
+    tracker = WorkTracker()
     tracker.enter()
     gate = threading.Event()
     running = loop.run_in_executor(None, gate.wait, BOUND)
@@ -69,7 +69,9 @@ def file(tmp_path: Path) -> Path:
 
 
 async def opened(file: Path) -> Connection:
-    return await Connection(lambda: open_file(file, isolation_level=""))
+    connection = Connection(lambda: open_file(file, isolation_level=""))
+    await connection
+    return connection
 
 
 async def test_waiting_work_shares_a_commit_and_stands_or_falls_alone(file: Path) -> None:

@@ -11,6 +11,7 @@ from langgraph.checkpoint.base import CheckpointTuple
 from roadworthy.domain.errors import LeaseLost
 from roadworthy.domain.ids import RunId
 from roadworthy.domain.principal import Owner
+from roadworthy.runtimes.langgraph.threads import WorkTracker
 from roadworthy.runtimes.langgraph.tool_events import ToolEvents
 
 
@@ -28,12 +29,13 @@ class AttemptScope:
     ``ahead`` is the thread's latest root checkpoint, read before LangGraph asks for it, and handed over once.
     """
 
-    __slots__ = ("_fenced", "ahead", "owner", "run_id", "tools")
+    __slots__ = ("_fenced", "ahead", "owner", "run_id", "tools", "work")
 
-    def __init__(self, *, owner: Owner, run_id: RunId, tools: ToolEvents) -> None:
+    def __init__(self, *, owner: Owner, run_id: RunId, tools: ToolEvents, work: WorkTracker) -> None:
         self.owner = owner
         self.run_id = run_id
         self.tools = tools
+        self.work = work
         self.ahead: Ahead | None = None
         self._fenced = False
 

@@ -38,11 +38,11 @@ async def _build(target: AgentTarget, stack: AsyncExitStack) -> LoadedAgent:
     graph = _as_graph(target, found)
     if graph is None:
         if not callable(found) or isinstance(found, type):
-            raise ConfigError(f"{target}: is a {_kind(found)}, and should be {_WANTED}")
+            raise ConfigError(f"{target}: is {_kind(found)}, and should be {_WANTED}")
         made = await _call(target, found, stack)
         graph = _as_graph(target, made)
         if graph is None:
-            raise ConfigError(f"{target}: returned a {_kind(made)}, and should return a graph")
+            raise ConfigError(f"{target}: returned {_kind(made)}, and should return a graph")
     return LoadedAgent(name=target.name, graph=graph, description=target.description or _description(found))
 
 
@@ -90,7 +90,7 @@ def _arguments(target: AgentTarget, factory: Callable[..., object]) -> Sequence[
 
 
 def _kind(found: object) -> str:
-    return f"class {found.__name__}" if isinstance(found, type) else type(found).__name__
+    return f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
 
 
 def _description(found: Any) -> str:  # noqa: ANN401 -- whatever the author wrote

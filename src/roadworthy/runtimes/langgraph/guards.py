@@ -48,7 +48,8 @@ def guarded(graph: Graph, guard: ToolGuard, update: Mapping[str, object]) -> Gra
     nodes: dict[str, object] = {}
     for name, node in graph.nodes.items():
         bound = _guarded_bound(node.bound, guard)
-        nodes[name] = node if bound is node.bound else node.copy({"bound": bound})
+        # ``subgraphs`` None: found again in the new bound.
+        nodes[name] = node if bound is node.bound else node.copy({"bound": bound, "subgraphs": None})
     result = graph.copy({**update, "nodes": nodes})
     for name in _KEPT:
         if hasattr(graph, name):
@@ -99,12 +100,10 @@ class _Watch:
         work = asyncio.get_running_loop().create_task(self._run(request, execute))
         try:
             await asyncio.wait({work}, timeout=seconds)
+            if work.done():
+                return self._settle(request, work)
         finally:
-            if not work.done():
-                work.cancel()
-        if work.done():
-            return self._settle(request, work)
-        await asyncio.wait({work}, timeout=_CANCEL_SECONDS)
+            await _end(work)
         return self._failed(request, f"the tool did not finish within {seconds:g} s and was stopped")
 
     def call_sync(self, request: ToolCallRequest, execute: SyncExecute) -> ToolResult:
@@ -136,6 +135,8 @@ class _Watch:
         return await run_in_executor(None, self._own_sync, request, execute_here)
 
     def _settle(self, request: ToolCallRequest, work: "asyncio.Task[ToolResult]") -> ToolResult:
+        if work.cancelled():
+            return self._failed(request, "the tool was cancelled")
         try:
             result = work.result()
         except _PASSING:
@@ -159,6 +160,16 @@ class _Watch:
         if request.tool is None and (scope := current_attempt.get()) is not None:
             scope.tools.end(str(request.tool_call["id"]), result)
         return _capped(result, self._guard.max_chars)
+
+
+async def _end(work: "asyncio.Task[ToolResult]") -> None:
+    """Cancel what still runs; a tool that will not hear of it is left to the attempt, which waits for it at its end."""
+    if work.done():
+        return
+    work.cancel()
+    await asyncio.wait({work}, timeout=_CANCEL_SECONDS)
+    if not work.done() and (scope := current_attempt.get()) is not None:
+        scope.work.add(work)
 
 
 async def _awaited(execute: Execute, request: ToolCallRequest) -> ToolResult:

@@ -19,6 +19,7 @@ from roadworthy.domain.errors import ConfigError
 from roadworthy.runtimes.langgraph.project import AgentTarget
 
 _MAX_NAMES = 8
+_MAX_TEXT = 500
 
 
 def load_attribute(target: AgentTarget) -> object:
@@ -51,7 +52,7 @@ def _import_module(target: AgentTarget) -> ModuleType:
         if error.name is not None and (target.source == error.name or target.source.startswith(f"{error.name}.")):
             raise ConfigError(f"{target}: there is no module {error.name} in {target.folder} or installed") from error
         raise ConfigError(_cause(target, error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(_cause(target, error)) from error
 
 
@@ -71,8 +72,8 @@ def _import_file(target: AgentTarget) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
         raise ConfigError(_cause(target, error)) from error
     return module
 
@@ -112,14 +113,15 @@ def _graph_like(module: ModuleType) -> Sequence[str]:
     return [name for name, value in vars(module).items() if isinstance(value, StateGraph | Pregel)][:_MAX_NAMES]
 
 
-def _cause(target: AgentTarget, error: Exception) -> str:
+def _cause(target: AgentTarget, error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{target}: syntax error in {error.filename}, line {error.lineno}: {error.msg}"
     place = _place(error)
-    return f"{target}: {type(error).__name__}: {error}{f' ({place})' if place else ''}"
+    text = " ".join(str(error).split())[:_MAX_TEXT]
+    return f"{target}: {type(error).__name__}: {text}{f' ({place})' if place else ''}"
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """File and line of the author's code that raised, not of the machinery around it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]

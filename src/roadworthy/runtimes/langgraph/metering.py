@@ -7,31 +7,27 @@ escape it. ``run`` makes one; it speaks through the attempt's outbox. Tool calls
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import datetime
 from threading import Lock
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import AIMessageChunk, BaseMessage, HumanMessage
-from langchain_core.messages.ai import UsageMetadata, add_usage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, GenerationChunk, LLMResult
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
-from langgraph.constants import TAG_NOSTREAM
 from langgraph.errors import GraphBubbleUp
 from langgraph.pregel._messages import StreamMessagesHandler
 from langgraph.runtime import RunControl
 
 from roadworthy.domain.errors import LimitReached, ProviderUnavailable
 from roadworthy.domain.event import ContentDelta, ContentRetracted
-from roadworthy.domain.usage import ModelCall, Tokens
+from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Progress, RuntimeEvent
-from roadworthy.runtimes.langgraph.current import inside_tool
+from roadworthy.runtimes.langgraph.jsonable import clean_text
 from roadworthy.runtimes.langgraph.messages import text_of
+from roadworthy.runtimes.langgraph.model_calls import OpenCall, first_message, open_call, text_length
 from roadworthy.runtimes.langgraph.provider_errors import was_refused
 from roadworthy.runtimes.langgraph.stop_fields import is_cut
-from roadworthy.runtimes.langgraph.tokens import as_tokens, estimate, usage_of
 from roadworthy.runtimes.langgraph.tool_events import ToolEvents
 
 _PROGRESS_SECONDS = 0.25
@@ -43,24 +39,6 @@ register_configure_hook(attempt_meter, inheritable=True)
 
 class AttemptStopped(GraphBubbleUp):
     """Ends the graph's work at a call that it may not make. Passes retries and tools, leaves a clean checkpoint."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _OpenCall:
-    """A model call under way. ``speaks``: its text is the agent's answer, not a tool's business."""
-
-    call_id: str
-    node: str
-    provider: str
-    model: str
-    started_at: datetime
-    prompt: Sequence[BaseMessage]
-    speaks: bool
-    message_id: str | None = None
-    shown: bool = False
-    chars: int = 0
-    chunks: int = 0
-    usage: UsageMetadata | None = None
 
 
 class ModelMeter(StreamMessagesHandler):
@@ -79,7 +57,7 @@ class ModelMeter(StreamMessagesHandler):
         self._caps = caps
         self._clock = clock
         self._lock = Lock()
-        self._open: dict[UUID, _OpenCall] = {}
+        self._open: dict[UUID, OpenCall] = {}
         self._model_calls = 0
         self._closed = False
         self._last_progress = 0.0
@@ -106,7 +84,7 @@ class ModelMeter(StreamMessagesHandler):
     def open_calls(self) -> Sequence[ModelCall]:
         """Calls that have neither ended nor failed, as if they were cancelled now."""
         with self._lock:
-            return tuple(self._ended(call, "cancelled", estimated_only=True) for call in self._open.values())
+            return tuple(call.ended("cancelled", self._clock.now(), cut_short=True) for call in self._open.values())
 
     def on_chat_model_start(
         self,
@@ -160,9 +138,10 @@ class ModelMeter(StreamMessagesHandler):
             call.chars += len(text)
             if call.speaks and call.message_id is not None:
                 call.shown = True
-                self._put(ContentDelta(message_id=call.message_id, text=text, node=call.node))
+                self._put(ContentDelta(message_id=call.message_id, text=clean_text(text), node=call.node))
                 return
-        self._count_silent(call, message, content)
+        call.take_silent(message)
+        self._progress()
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
         """An answer is complete, or claims to be.
@@ -174,20 +153,17 @@ class ModelMeter(StreamMessagesHandler):
             call = self._open.pop(run_id, None)
         if call is None:
             return
-        message = _first_message(response)
+        message = first_message(response)
         if message is None:
-            call.chars = max(call.chars, _text_chars(response))
-            self._put(self._ended(call, "complete"))
+            call.chars = max(call.chars, text_length(response))
+            self._put(call.ended("complete", self._clock.now()))
             return
-        call.usage = usage_of(message) or call.usage
-        call.message_id = call.message_id or message.id
-        if not call.chunks:
-            call.chars = len(text_of(message.content))
+        call.take_answer(message)
         if is_cut(message, call.provider):
             self._fail(call, "cut")
             raise ProviderUnavailable("the model provider cut its answer off")
         self._show_whole(call, message)
-        self._put(self._ended(call, "complete"))
+        self._put(call.ended("complete", self._clock.now()))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """A call failed, or was cancelled where LangChain notices."""
@@ -240,15 +216,7 @@ class ModelMeter(StreamMessagesHandler):
             self._model_calls += not over
         if over:
             self._stop(f"the run reached its limit of {self._caps.model_calls} model calls")
-        self._open[run_id] = _OpenCall(
-            call_id=str(run_id),
-            node=str(metadata.get("langgraph_node", "")),
-            provider=str(metadata.get("ls_provider", "")),
-            model=str(metadata.get("ls_model_name", "")),
-            started_at=self._clock.now(),
-            prompt=prompt,
-            speaks=TAG_NOSTREAM not in tags and not inside_tool.get(),
-        )
+        self._open[run_id] = open_call(run_id, prompt, tags, metadata, self._clock.now())
 
     def _admit(self) -> None:
         if self._closed or self.limit is not None:
@@ -260,61 +228,25 @@ class ModelMeter(StreamMessagesHandler):
         self.control.request_drain("limit")
         raise AttemptStopped(reason)
 
-    def _count_silent(self, call: _OpenCall, message: BaseMessage, content: object) -> None:
-        """Thinking, tool arguments and unheard text are no content, but they are progress, and they cost."""
-        if isinstance(message, AIMessageChunk):
-            call.chars += sum(len(part.get("args") or "") for part in message.tool_call_chunks)
-            if message.usage_metadata is not None:
-                call.usage = add_usage(call.usage, message.usage_metadata)
-        if isinstance(content, list):
-            call.chars += sum(len(str(block.get("thinking", ""))) for block in content if isinstance(block, dict))
+    def _progress(self) -> None:
+        """A piece without text shows nothing, but the run is alive."""
         now = self._clock.monotonic()
         if now - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = now
             self._put(Progress())
 
-    def _show_whole(self, call: _OpenCall, message: BaseMessage) -> None:
+    def _show_whole(self, call: OpenCall, message: BaseMessage) -> None:
         """A model that does not stream speaks in one piece."""
         if call.message_id is None or not call.speaks:
             return
         self.streamed.add(call.message_id)
         if not call.shown and (text := text_of(message.content)):
-            self._put(ContentDelta(message_id=call.message_id, text=text, node=call.node))
+            self._put(ContentDelta(message_id=call.message_id, text=clean_text(text), node=call.node))
 
-    def _fail(self, call: _OpenCall, outcome: str, *, free: bool = False) -> None:
+    def _fail(self, call: OpenCall, outcome: str, *, free: bool = False) -> None:
         if call.shown and call.message_id is not None:
             self._put(ContentRetracted(message_id=call.message_id))
-        self._put(self._ended(call, outcome, free=free))
-
-    def _ended(self, call: _OpenCall, outcome: str, *, free: bool = False, estimated_only: bool = False) -> ModelCall:
-        known = call.usage is not None and not estimated_only
-        if call.usage is not None and known:
-            tokens = as_tokens(call.usage)
-        else:
-            tokens = Tokens() if free else estimate(call.prompt, call.chars)
-        return ModelCall(
-            call_id=call.call_id,
-            node=call.node,
-            provider=call.provider,
-            model=call.model,
-            tokens=tokens,
-            estimated=not known and not free,
-            outcome=outcome,
-            started_at=call.started_at,
-            finished_at=self._clock.now(),
-        )
-
-
-def _first_message(response: LLMResult) -> BaseMessage | None:
-    for generations in response.generations:
-        for generation in generations:
-            if isinstance(generation, ChatGeneration):
-                return generation.message
-    return None
-
-
-def _text_chars(response: LLMResult) -> int:
-    return sum(len(generation.text) for generations in response.generations for generation in generations)
+        self._put(call.ended(outcome, self._clock.now(), free=free))
 
 
 def _nowhere(_: object) -> None:

@@ -32,7 +32,7 @@ from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_call
 from roadworthy.runtimes.langgraph.results import Results, interrupts_of
 from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
 from roadworthy.runtimes.langgraph.sink import StateSink
-from roadworthy.runtimes.langgraph.threads import ThreadTracker
+from roadworthy.runtimes.langgraph.threads import WorkTracker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class GraphExecution:
             self._outbox.put, caps=attempted.caps, clock=attempted.clock, tool_chars=attempted.tool_chars
         )
         run = attempted.run
-        self._scope = AttemptScope(owner=run.owner, run_id=run.run_id, tools=self._meter.tools)
-        self._threads = ThreadTracker()
+        self._work = WorkTracker()
+        self._scope = AttemptScope(owner=run.owner, run_id=run.run_id, tools=self._meter.tools, work=self._work)
         self._task: asyncio.Task[Outcome | RoadworthyError] | None = None
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
@@ -102,12 +102,12 @@ class GraphExecution:
         """See ``ports.runtime.Execution.settled``."""
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task})
-        await self._threads.wait_idle()
+        await self._work.wait_idle()
 
     @property
     def settled_now(self) -> bool:
         """See ``ports.runtime.Execution.settled_now``."""
-        return (self._task is None or self._task.done()) and self._threads.idle
+        return (self._task is None or self._task.done()) and self._work.idle
 
     async def close(self, patience: timedelta) -> None:
         """Forbid further writes, and end the graph's task if it still runs."""
@@ -120,7 +120,7 @@ class GraphExecution:
         """The task that owns the graph. Failures are values, so that none is lost with a cancelled consumer."""
         current_attempt.set(self._scope)
         attempt_meter.set(self._meter)
-        self._threads.enter()
+        self._work.enter()
         try:
             return await self._outcome()
         except GraphDrained:

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,6 +30,7 @@ from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts, 
 from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
 from roadworthy.runtimes.langgraph.store import StoreConfig, StoreScope, open_store
+from roadworthy.runtimes.langgraph.survivors import message_ids_in
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,12 @@ class LangGraphRuntime:
         if run.request.kind is not InputKind.RESUME:
             return None
         return await note_questions(self.saver, _key(run))
+
+    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:
+        """See ``ports.runtime.AgentRuntime.surviving``."""
+        ref = ThreadRef(owner=run.owner, thread_id=run.thread_id)
+        state = await self._served(run.agent).graph.aget_state(state_config(ref), subgraphs=True)
+        return message_ids_in(state) & set(message_ids)
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""

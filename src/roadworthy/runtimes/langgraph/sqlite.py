@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar, cast
 
 import aiosqlite
 
+from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.runtimes.langgraph.failures import storage_errors
 
 Result = TypeVar("Result")
@@ -35,6 +36,7 @@ class _Waiting:
             self.done.set_result(self.result)
         else:
             self.done.set_exception(self.error)
+            self.done.exception()  # a caller that was cancelled will not ask
 
 
 class Connection(aiosqlite.Connection):
@@ -55,10 +57,17 @@ class Connection(aiosqlite.Connection):
         loop = asyncio.get_running_loop()
         waiting = _Waiting(work=work, done=loop.create_future())
         self._line.append(waiting)
+        if len(self._line) == 1:
+            await self._start(waiting, loop)
         with storage_errors():
-            if len(self._line) == 1:
-                await self._execute(self._serve, loop)
             return cast("Result", await waiting.done)
+
+    async def _start(self, waiting: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            await self._execute(self._serve, loop)
+        except ValueError as error:
+            self._line.remove(waiting)
+            raise StorageUnavailable("the database of checkpoints is closed") from error
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         """On the connection's thread: do all work that waits."""

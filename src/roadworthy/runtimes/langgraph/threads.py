@@ -1,7 +1,7 @@
 """Knows which threads still work for an attempt: a slot is free only when they have really ended.
 
 LangChain and LangGraph run sync nodes, tools and models on the loop's default executor, as ``asyncio.to_thread`` does.
-``bootstrap`` makes a TrackingExecutor that default; ``run`` gives each attempt a ThreadTracker and waits for it.
+``bootstrap`` makes a TrackingExecutor that default; ``run`` gives each attempt a WorkTracker and waits for it.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from typing import Any, ParamSpec, TypeVar
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
-_tracker: "ContextVar[ThreadTracker | None]" = ContextVar("roadworthy_thread_tracker", default=None)
+_tracker: "ContextVar[WorkTracker | None]" = ContextVar("roadworthy_thread_tracker", default=None)
 
 
-class ThreadTracker:
-    """The calls of one attempt that are waiting for a thread or running in one. Made and awaited on the loop."""
+class WorkTracker:
+    """An attempt's calls that wait for a thread or run in one, and tasks that outlive it. Made and awaited on the loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._busy: set[Future[Any]] = set()
+        self._busy: set[Future[Any] | asyncio.Task[Any]] = set()
         self._lock = Lock()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -31,8 +31,8 @@ class ThreadTracker:
         """Track every call submitted from the current context and from its copies."""
         _tracker.set(self)
 
-    def add(self, future: Future[Any]) -> None:
-        """Track one call until it ends or is cancelled before its start."""
+    def add(self, future: "Future[Any] | asyncio.Task[Any]") -> None:
+        """Track one call or task until it ends or is cancelled before its start."""
         with self._lock:
             self._busy.add(future)
             self._idle.clear()
@@ -48,7 +48,7 @@ class ThreadTracker:
         while self._busy:
             await self._idle.wait()
 
-    def _discard(self, future: Future[Any]) -> None:
+    def _discard(self, future: "Future[Any] | asyncio.Task[Any]") -> None:
         with self._lock:
             self._busy.discard(future)
             empty = not self._busy

@@ -40,7 +40,13 @@ def test_every_error_code_is_listed_with_its_status() -> None:
     rows = re.findall(r"^\| (\d{3}) \| (`[^|]+`) \|", section("Which error codes are there?"), re.MULTILINE)
     listed = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
     sent = {code: status for code, status in EXPECTED.items() if code not in NEVER_SENT}
-    outcomes = {"disconnected": 409, "superseded": 409, "method_not_allowed": 405, "request_timeout": 408, "headers_too_large": 431}
+    outcomes = {
+        "disconnected": 409,
+        "superseded": 409,
+        "method_not_allowed": 405,
+        "request_timeout": 408,
+        "headers_too_large": 431,
+    }
     assert listed == sent | outcomes
 
 
