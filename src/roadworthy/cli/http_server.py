@@ -16,10 +16,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from roadworthy.domain.errors import ConfigError
+from roadworthy.http.connection import BoundedProtocol
 
 BACKLOG = 2048
 # Seconds that responses get to end after the drain; runs have had their own time before.
 _LAST_RESPONSES = 5
+# Seconds an idle connection stays open: longer than load balancers keep theirs, so that they never reuse a closed one.
+_KEEP_ALIVE = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -69,7 +72,7 @@ async def serve_http(app: ASGIApp, bound: socket.socket, *, drain: Callable[[], 
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -77,6 +80,7 @@ async def serve_http(app: ASGIApp, bound: socket.socket, *, drain: Callable[[], 
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_LAST_RESPONSES,
         )
     )

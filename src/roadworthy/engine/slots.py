@@ -25,8 +25,10 @@ class Slots:
 
     @property
     def all_stuck(self) -> bool:
-        """Whether every slot is held by the threads of an ended run."""
-        return self._stuck >= self.capacity
+        """Whether nothing can start because of the threads of ended runs: they hold every slot, or the one that has
+        the process for itself.
+        """
+        return self._stuck >= (1 if self._exclusive else self.capacity)
 
     def take(self, *, isolated: bool = False) -> bool:
         """Hold a slot. An isolated attempt needs an idle process, and keeps it for itself."""

@@ -24,13 +24,18 @@ from roadworthy.domain.usage import ModelCall, Usage
 class Tally:
     """One per attempt. Text is kept per message, so that a retracted message leaves nothing behind."""
 
-    def __init__(self, first_token_at: datetime | None = None) -> None:
+    def __init__(self) -> None:
         self.usage = Usage()
-        self.tools_running = 0
+        self._running: set[str] = set()
         self._texts: dict[str, list[str]] = {}
         self._tools: dict[str, ToolCall] = {}
         self._interrupts: tuple[Interrupt, ...] = ()
-        self._first_token_at = first_token_at
+        self._first_token_at: datetime | None = None
+
+    @property
+    def tools_running(self) -> int:
+        """Tool calls that have started and not finished. One that a node starts again is still one."""
+        return len(self._running)
 
     def inherit(self, events: Sequence[Event], calls: Iterable[ModelCall]) -> None:
         """Take over the finished tool calls and the model calls of earlier attempts."""
@@ -38,7 +43,7 @@ class Tally:
             if isinstance(event.body, ToolCallStarted | ToolCallFinished):
                 self.add(event.body)
         self._tools = {id_: call for id_, call in self._tools.items() if call.duration_ms is not None}
-        self.tools_running = 0
+        self._running.clear()
         self.usage = Usage().plus(calls)
 
     def add(self, body: RunEvent, moment: datetime | None = None) -> None:
@@ -52,7 +57,7 @@ class Tally:
                 self._texts.pop(body.message_id, None)
             case ToolCallStarted():
                 self._tools[body.id] = ToolCall(id=body.id, name=body.name, args=body.args)
-                self.tools_running += 1
+                self._running.add(body.id)
             case ToolCallFinished():
                 self._finish_tool(body)
             case InterruptRaised():
@@ -88,7 +93,7 @@ class Tally:
     def _finish_tool(self, body: ToolCallFinished) -> None:
         started = self._tools.get(body.id) or ToolCall(id=body.id, name=body.name, args=None)
         self._tools[body.id] = replace(started, result=body.result, error=body.error, duration_ms=body.duration_ms)
-        self.tools_running = max(0, self.tools_running - 1)
+        self._running.discard(body.id)
 
     def _partial_text(self) -> str:
         return "".join(next(reversed(self._texts.values()), []))

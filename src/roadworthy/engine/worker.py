@@ -4,8 +4,8 @@ Above: services, through ``ports/dispatch.py``, and ``bootstrap``. Below: the qu
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -131,38 +131,38 @@ class Worker:
         return not self._attempts
 
     @contextmanager
-    def _arrival(self) -> Generator[None]:
+    def _arrival(self, *, queueing: bool = False) -> Generator[None]:
+        """A run on its way from the database: ``drain`` waits for it."""
         self._arriving += 1
+        self._queueing += queueing
         try:
             yield
         finally:
             self._arriving -= 1
+            self._queueing -= queueing
             self._idle.set()
 
     async def _accept(self, run: Run, idempotency: IdempotencyRecord | None) -> Accepted | Exception:
         """A task of the worker's own, so that a caller who leaves cannot come between the commit and the start."""
-        # Who is still being stored as a waiting run was here first.
-        reserved = not (self._claim_due or self._queueing) and self._slots.take()
-        self._queueing += not reserved
-        try:
-            with self._arrival():
-                return self._accepted(await self._store(run, idempotency, reserved=reserved), reserved=reserved)
-        except Exception as error:  # noqa: BLE001 -- worker loop: raised to the caller by ``submit``
-            if reserved:
-                self._give_slot_back()
-            return error
-        finally:
-            self._queueing -= not reserved
+        # Whoever is still on the way to the waiting line was here first.
+        reserved = not self._claim_due and not self._queueing and self._slots.take()
+        with self._arrival(queueing=not reserved):
+            try:
+                accepted = await self._around.queue.accept(
+                    run,
+                    claim_for=self._around.worker if reserved else None,
+                    max_pending=self._limits.queue_size,
+                    idempotency=idempotency,
+                )
+            except Exception as error:  # noqa: BLE001 -- worker loop: raised to the caller by ``submit``
+                if reserved:
+                    self._give_slot_back()
+                return error
+            self._place(accepted, reserved=reserved)
+            return accepted
 
-    async def _store(self, run: Run, idempotency: IdempotencyRecord | None, *, reserved: bool) -> Accepted:
-        return await self._around.queue.accept(
-            run,
-            claim_for=self._around.worker if reserved else None,
-            max_pending=self._limits.queue_size,
-            idempotency=idempotency,
-        )
-
-    def _accepted(self, accepted: Accepted, *, reserved: bool) -> Accepted:
+    def _place(self, accepted: Accepted, *, reserved: bool) -> None:
+        """Start an accepted run in its reserved slot, or let it wait."""
         started = reserved and not accepted.replayed and accepted.run.status is RunStatus.RUNNING
         if started:
             self._start(accepted.run)
@@ -173,11 +173,10 @@ class Worker:
             self._poke()
         if accepted.superseded is not None:
             self._signals.stop(accepted.superseded, CancelReason.SUPERSEDED)
-        return accepted
 
     def _give_slot_back(self) -> None:
         self._slots.give_back()
-        if self._pending:
+        if self._pending or self._claim_due:
             self._poke()
 
     def _poke(self) -> None:
@@ -198,9 +197,10 @@ class Worker:
         while self._slots.free and not self._draining:
             wakes = self._wakes
             waiting = list(await self._around.queue.waiting())
+            if not any(one.isolated for one in waiting):
+                self._isolated_since = None
             if not waiting:
                 self._claim_due = self._wakes != wakes
-                self._isolated_since = None
                 return
             if not await self._claim_from(waiting):
                 return
@@ -208,18 +208,19 @@ class Worker:
     async def _claim_from(self, waiting: list[Waiting]) -> bool:
         """Claim what fits from one listing. False when nothing of it can start now."""
         progressed = False
-        while waiting and self._slots.free:
+        while waiting and self._slots.free and not self._draining:
             one = self._turns.pick(waiting)
             waiting.remove(one)
             if not self._may_start(one):
                 continue
-            run = await self._claim(one)
-            if run is None:
-                continue
-            progressed = True
-            self._pending = max(0, self._pending - 1)
-            self._turns.served(one)
-            self._start(run)
+            with self._arrival():
+                run = await self._claim(one)
+                if run is None:
+                    continue
+                progressed = True
+                self._turns.served(one)
+                self._start(run)
+                await self._count_pending()
         return progressed
 
     async def _claim(self, one: Waiting) -> Run | None:
@@ -246,11 +247,14 @@ class Worker:
         return self._slots.take()
 
     def _start(self, run: Run) -> None:
-        assert self._group is not None  # noqa: S101 -- runs are only accepted and claimed while it is under way
+        if self._group is None:
+            return  # closed meanwhile: the row stays running, for the next start's reaper
         signal = self._signals.open(run.run_id)
         if run.cancel_requested is not None:
             signal.stop(run.cancel_requested)
         attempt = self._attempts[run.run_id] = Attempt(run, self._around, signal)
+        if self._draining:
+            attempt.drain()
         task = self._group.create_task(self._execute(attempt))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -274,16 +278,19 @@ class Worker:
             await attempt.execute(ended)
         except Exception as error:  # noqa: BLE001 -- worker loop: one attempt must not end its neighbours
             self._around.telemetry.attempt_failed(attempt.run, error)
-            await self._abandon(attempt)
+            await self._abandon(attempt, error)
         finally:
             if stuck:
                 self._slots.unmark_stuck()
             self._forget(run_id)
             self._give_slot_back()
 
-    async def _abandon(self, attempt: Attempt) -> None:
+    async def _abandon(self, attempt: Attempt, error: Exception) -> None:
         """The engine itself failed around an attempt: end the run rather than leave it running for ever."""
-        await attempt.give_up(RunError(code="internal", message="the server failed to execute the run"))
+        try:
+            await attempt.give_up(error)
+        except Exception as worse:  # noqa: BLE001 -- worker loop: the row stays running, for the next start's reaper
+            self._around.telemetry.attempt_failed(attempt.run, worse)
 
     def _forget(self, run_id: RunId) -> None:
         self._signals.close(run_id)
@@ -302,11 +309,16 @@ class Worker:
             await asyncio.sleep(self._limits.tend_every.total_seconds())
             with suppress(StorageUnavailable):  # the next round tries again
                 if self._pending:
-                    self._pending = await self._around.queue.pending()
+                    await self._count_pending()
                     await self._end_all(await self._around.queue.expired(self._around.clock.now()))
                 if self._attempts:
                     for run_id, reason in await self._around.queue.cancel_requests(self._around.worker):
                         self._signals.stop(run_id, reason)
+
+    async def _count_pending(self) -> None:
+        """Counted anew, not down: what was committed is not told in the order in which it was."""
+        with suppress(StorageUnavailable):  # ``_tend`` counts again
+            self._pending = await self._around.queue.pending()
 
     async def _end_all(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -322,8 +334,8 @@ class Worker:
             error = RunError(code="timeout", message="the run's time was up before a slot was free")
         ended = await self._around.queue.end_pending(run, status, RunResult(error=error))
         if ended is not None:
-            self._pending = max(0, self._pending - 1)
             self._around.log.ended(ended)
             self._around.telemetry.run_finished(ended)
             self._poke()
+            await self._count_pending()
         return ended

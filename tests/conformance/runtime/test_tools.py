@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -66,18 +67,6 @@ async def hangs() -> str:
 
 
 @tool
-async def hangs_on() -> str:
-    """Hang, whoever cancels."""
-    while True:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            if asyncio.get_running_loop().is_closed():
-                raise
-            await asyncio.sleep(60)
-
-
-@tool
 async def floods() -> str:
     """Flood."""
     return "x" * 10_000
@@ -93,15 +82,49 @@ async def test_a_tool_that_raises_gives_the_model_an_error_without_its_text(benc
     ]
 
 
-@pytest.mark.parametrize("hanging", [hangs, hangs_on])
-async def test_a_tool_that_hangs_is_ended_at_its_timeout(bench: Bench, hanging: BaseTool) -> None:
+async def test_a_tool_that_hangs_is_ended_at_its_timeout(bench: Bench) -> None:
     bench.tool_timeout = timedelta(milliseconds=50)
-    played, read = await run_on(bench, agent_with(hanging))
+    played, read = await run_on(bench, agent_with(hangs))
     assert played.completed.response == "Done."
     assert "did not finish within 0.05 s" in read[0]
     (finished,) = played.of(ToolCallFinished)
     assert finished.error is not None
     assert "did not finish" in finished.error
+
+
+async def test_a_tool_that_ignores_its_cancellation_keeps_the_attempt_unsettled_but_not_the_run(bench: Bench) -> None:
+    leave = asyncio.Event()
+
+    @tool
+    async def stubborn() -> str:
+        """Hang, whoever cancels."""
+        while not leave.is_set():
+            with suppress(asyncio.CancelledError):
+                await leave.wait()
+        return ""
+
+    bench.tool_timeout = timedelta(milliseconds=50)
+    async with (
+        bench.serve(agent_with(stubborn)) as runtime,
+        asyncio.timeout(BOUND),
+        prepared(runtime, a_run(runtime.message_input(AGENT, "go"))) as execution,
+    ):
+        events = [event async for event in execution.events()]
+        assert events[-1].response == "Done."
+        assert not execution.settled_now
+        leave.set()
+        await execution.settled()
+
+
+async def test_a_tool_that_cancels_itself_has_failed(bench: Bench) -> None:
+    @tool
+    async def cancels() -> str:
+        """Cancel the current task."""
+        raise asyncio.CancelledError
+
+    played, read = await run_on(bench, agent_with(cancels))
+    assert played.completed.response == "Done."
+    assert read == ["Error: the tool was cancelled"]
 
 
 async def test_a_sync_tool_that_hangs_keeps_the_attempt_unsettled_but_not_the_run(bench: Bench) -> None:

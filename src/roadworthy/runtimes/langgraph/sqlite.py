@@ -22,7 +22,7 @@ Work: TypeAlias = Callable[[sqlite3.Connection], Result]
 BUSY_SECONDS = 10.0
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Waiting:
     work: Work[object]
     done: "asyncio.Future[object]"

@@ -18,7 +18,7 @@ _tracker: "ContextVar[WorkTracker | None]" = ContextVar("roadworthy_thread_track
 
 
 class WorkTracker:
-    """An attempt's calls that wait for a thread or run in one, and tasks that outlive it. Made and awaited on the loop."""
+    """An attempt's calls that wait for a thread or run in one, and tasks that outlive it. Made on the loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
