@@ -40,8 +40,7 @@ async def test_another_users_things_do_not_exist_on_any_route(rig: Rig, other: t
         for method, path in routes:
             url = path.replace("{run_id}", mine["run_id"]).replace("{thread_id}", "t")
             assert "{" not in url, f"this test does not know how to fill in {path}"
-            body = {"json": {}} if method == "POST" else {}
-            answer = await foreign.request(method, url, **body)
+            answer = await foreign.request(method, url, json={} if method == "POST" else None)
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), (method, path, answer.text)
             assert "secret" not in answer.text
         assert (await foreign.get("/agent/threads")).json()["threads"] == []

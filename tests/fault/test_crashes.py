@@ -1,6 +1,7 @@
 """Kill -9 at each point of a run's life, then a restart: nothing lost, nothing doubled (catalogue 1 to 10)."""
 
 import asyncio
+from collections.abc import Mapping
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ HELLO = {"message": "say: hello there", "thread_id": "t", "on_disconnect": "cont
 KEY = {"Idempotency-Key": "once"}
 
 
-async def invoke_until_killed(rig: Rig, body: dict[str, object], headers: dict[str, str] | None = None) -> None:
+async def invoke_until_killed(rig: Rig, body: Mapping[str, object], headers: dict[str, str] | None = None) -> None:
     """Send a request to a server that dies on it."""
     async with rig.server.client() as client:
         with pytest.raises(httpx.TransportError):
@@ -223,7 +224,7 @@ async def test_a_crash_takes_ten_runs_and_all_of_them_finish(rig: Rig) -> None:
     check_invariants(server, rig.provider.ledger)
 
 
-async def _lost(client: httpx.AsyncClient, body: dict[str, object]) -> bool:
+async def _lost(client: httpx.AsyncClient, body: Mapping[str, object]) -> bool:
     """Send a request whose answer will never come."""
     try:
         await client.post("/agent/invoke", json=body)

@@ -5,7 +5,7 @@ import os
 import signal
 import sqlite3
 import subprocess
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import httpx
@@ -52,11 +52,8 @@ async def test_a_full_disk_refuses_new_runs_keeps_reads_and_recovers_unaided(rig
         assert ended.status_code in {200, 503, 507}, ended.text
         if ended.status_code != 200:
             assert ended.json()["run"]["error"]["code"] in {"storage", "storage_full"}
-        async with asyncio.timeout(30):
-            while (answer := await client.post("/agent/invoke", json={"message": "say: after"})).status_code != 200:
-                await asyncio.sleep(0.2)
+        answer = await _until_accepted(client)
     assert answer.json()["response"] == "after"
-    assert "500" not in {str(refused.status_code), str(ended.status_code)}
 
 
 async def test_a_locked_database_is_waited_for_and_then_refused_without_a_500(rig: Rig) -> None:
@@ -181,7 +178,7 @@ async def test_a_second_server_on_the_same_folder_is_refused_and_the_first_goes_
         assert (await client.get("/readyz")).status_code == 200
 
 
-async def _lost(client: httpx.AsyncClient, body: dict[str, object]) -> bool:
+async def _lost(client: httpx.AsyncClient, body: Mapping[str, object]) -> bool:
     try:
         await client.post("/agent/invoke", json=body)
     except httpx.TransportError:
@@ -195,6 +192,15 @@ async def _until_refused(client: httpx.AsyncClient) -> httpx.Response:
         if answer.status_code != 200:
             return answer
     raise AssertionError("the disk was never full")
+
+
+async def _until_accepted(client: httpx.AsyncClient) -> httpx.Response:
+    async with asyncio.timeout(30):
+        while True:
+            answer = await client.post("/agent/invoke", json={"message": "say: after"})
+            if answer.status_code == 200:
+                return answer
+            await asyncio.sleep(0.2)
 
 
 def _fill(place: Path) -> Path:

@@ -87,7 +87,7 @@ class Rig:
     async def not_ready(self, client: httpx.AsyncClient, seconds: float = 10) -> None:
         """Until the server says that traffic should go elsewhere."""
         async with asyncio.timeout(seconds):
-            while (await client.get("/readyz")).status_code != httpx.codes.SERVICE_UNAVAILABLE:  # noqa: ASYNC110 -- another process
+            while (await client.get("/readyz")).status_code != 503:  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(0.01)
 
     async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:

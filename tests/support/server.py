@@ -88,7 +88,7 @@ class ServerProcess:
             while True:
                 assert self._running.returncode is None, self.logs
                 try:
-                    if (await client.get("/health")).status_code == httpx.codes.OK:
+                    if (await client.get("/health")).status_code == 200:
                         return
                 except httpx.TransportError:
                     pass

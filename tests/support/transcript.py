@@ -67,7 +67,7 @@ async def stream(client: httpx.AsyncClient, body: Frame, *, headers: dict[str, s
     """POST /agent/stream to its end."""
     transcript = Transcript()
     async with client.stream("POST", "/agent/stream", json=body, headers=headers) as response:
-        assert response.status_code == httpx.codes.OK, await response.aread()
+        assert response.status_code == 200, await response.aread()
         async for _ in transcript.read(response):
             pass
     return transcript
@@ -78,9 +78,9 @@ async def follow(client: httpx.AsyncClient, transcript: Transcript, run_id: str 
     headers = {"Last-Event-ID": transcript.last_id} if transcript.last_id else {}
     url = f"/agent/runs/{run_id or transcript.run_id}/stream"
     async with client.stream("GET", url, headers=headers) as response:
-        if response.status_code == httpx.codes.NO_CONTENT:  # the end was seen already
+        if response.status_code == 204:  # the end was seen already
             return transcript
-        assert response.status_code == httpx.codes.OK, await response.aread()
+        assert response.status_code == 200, await response.aread()
         async for _ in transcript.read(response):
             pass
     return transcript

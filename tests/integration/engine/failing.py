@@ -51,6 +51,7 @@ class FailingQueue(SqlRunQueue):
         self.after_accept: list[Obstacle] = []
         self.before_claim: list[Obstacle] = []
         self.after_claim: list[Obstacle] = []
+        self.before_note: list[Obstacle] = []
         self.before_finish: list[Obstacle] = []
         self.finishes: list[RunStatus] = []
 
@@ -77,6 +78,11 @@ class FailingQueue(SqlRunQueue):
         self.finishes.append(status)
         await _meet(self.before_finish)
         return await super().finish(lease, status, result, events=events)
+
+    async def note_resume_mark(self, lease: Lease, mark: str) -> bool:
+        """See the port."""
+        await _meet(self.before_note)
+        return await super().note_resume_mark(lease, mark)
 
 
 class FailingLedger(SqlLedger):
