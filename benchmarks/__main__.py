@@ -1,12 +1,10 @@
 """``python -m benchmarks``: every measurement, one table. A missed target is told, not an error."""
 
 import argparse
-import platform
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +12,8 @@ import uvloop
 
 from benchmarks import first_token, memory, paced, startup, statements, throughput
 from benchmarks.baseline import in_process
-from benchmarks.cores import describe, take_load_core
+from benchmarks.cores import take_load_core
+from benchmarks.report import head, tell
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.table import Row, markdown
 
@@ -29,9 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     take_load_core()
     rows = uvloop.run(_measure(options.only or _PARTS, QUICK if options.quick else FULL))
-    print()
-    print(_head())
-    print()
+    print(f"\n{head()}\n")
     for line in markdown(rows):
         print(line)
 
@@ -43,8 +40,8 @@ async def _measure(parts: Sequence[str], scale: Scale) -> Sequence[Row]:
             began_at = perf_counter()
             async for row in _part(part, Path(name), scale):
                 rows.append(row)
-                _tell("  " + "  ".join(cell for cell in row.cells if cell))
-            _tell(f"{part}: {perf_counter() - began_at:.0f} s")
+                tell(row)
+            print(f"{part}: {perf_counter() - began_at:.0f} s", file=sys.stderr, flush=True)
     return rows
 
 
@@ -63,16 +60,6 @@ async def _part(part: str, folder: Path, scale: Scale) -> AsyncGenerator[Row]:
                 rows = startup.measure(folder, scale)
         async for row in rows:
             yield row
-
-
-def _head() -> str:
-    now = datetime.now(UTC)
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{now:%Y-%m-%d}, {platform.system()} {platform.machine()}, {python}; {describe()}"
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -167,9 +167,11 @@ class Attempt:
 
     async def _void(self, seen: Sequence[Event]) -> Collection[str]:
         """Messages of earlier attempts whose text the state does not hold, in the order they were shown."""
-        shown = dict.fromkeys(event.body.message_id for event in seen if isinstance(event.body, ContentDelta))
+        shown: dict[str, None] = {}
         for event in seen:
-            if isinstance(event.body, ContentRetracted):
+            if isinstance(event.body, ContentDelta):
+                shown[event.body.message_id] = None
+            elif isinstance(event.body, ContentRetracted):
                 shown.pop(event.body.message_id, None)
         if not shown:
             return ()

@@ -67,8 +67,9 @@ class Threads:
         """
         principal.require(Scope.RUNS_WRITE)
         ref = _ref(principal, thread_id)
-        thread = await self._threads.get(ref)
-        if thread.active_run is not None:
+        await self._threads.get(ref)
+        latest = await self._runs.list_of_thread(principal.owner, ref.thread_id, limit=RUNS_SHOWN, cursor=None)
+        if not all(run.status.final for run in latest.items):
             raise ThreadBusy("a run of the thread is unfinished; cancel it first")
         # Checkpoints go first: a crash in between leaves an empty thread, never state without an owner's row.
         await self._runtime.erase_thread(ref)

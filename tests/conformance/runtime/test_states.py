@@ -20,7 +20,7 @@ from roadworthy.domain.errors import ConfigError
 from roadworthy.domain.run import InputKind
 from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts
 from roadworthy.runtimes.langgraph.state_types import allowed_types, blocked_types
-from tests.conformance.runtime.playing import AGENT, Bench, a_run, marked, play
+from tests.conformance.runtime.playing import AGENT, Bench, a_run, marked, play, ref_of, retried
 
 
 class Mood(Enum):
@@ -222,3 +222,23 @@ def test_compiled_in_parts_are_named(tmp_path: Path) -> None:
     graph = StateGraph(Typed).add_node("fill", _fill).add_edge(START, "fill").compile(checkpointer=InMemorySaver())
     (warning,) = replaced_parts(LoadedAgent(name=AGENT, graph=graph))
     assert "checkpointer" in warning
+
+
+async def test_messages_kept_as_deltas_are_messages_too(bench: Bench) -> None:
+    from langgraph.channels.delta import DeltaChannel
+    from langgraph.graph.message import _messages_delta_reducer
+
+    class Talk(TypedDict):
+        messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer)]
+
+    async def node(state: Talk) -> dict[str, Any]:
+        return {"messages": [("ai", f"{len(state['messages'])} heard")]}
+
+    async with bench.serve(StateGraph(Talk).add_node("node", node).add_edge(START, "node").compile()) as runtime:
+        for number, heard in ((1, "1 heard"), (2, "3 heard")):
+            run = a_run(runtime.message_input(AGENT, "hi"), number=number)
+            played = await play(runtime, run)
+            assert played.completed.response == played.text == heard
+        assert len((await runtime.thread_state(AGENT, ref_of(run))).messages) == 4
+        again = await play(runtime, retried(run))
+        assert again.completed.response == "3 heard"

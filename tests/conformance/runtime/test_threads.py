@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
@@ -14,7 +15,19 @@ from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import Run
 from roadworthy.ports.runtime import RuntimeEvent
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime
-from tests.conformance.runtime.playing import AGENT, BOUND, OWNER, Bench, Compiled, a_run, play, prepared, ref_of
+from tests.conformance.runtime.playing import (
+    AGENT,
+    BOUND,
+    OWNER,
+    Bench,
+    Compiled,
+    a_run,
+    crash_after,
+    play,
+    prepared,
+    ref_of,
+    retried,
+)
 from tests.support.scripted_model import ScriptedCall, ScriptedChatModel, ScriptedTurn
 
 
@@ -65,6 +78,21 @@ async def test_a_dangling_call_is_answered_before_the_next_message(bench: Bench)
         by_call = {message.tool_call_id: str(message.content) for message in messages[2:4]}
         assert by_call["q"] == "quick is done"
         assert "cut off" in by_call["s"]
+
+
+async def test_repair_is_not_lost_when_the_repairing_attempt_dies_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+    async with bench.serve(agent_with_two_tools(gate)) as runtime:
+        await cancelled_in_slow_tool(runtime)
+        gate.set()
+        run = a_run(runtime.message_input(AGENT, "second"), number=2)
+        with crash_after(runtime, 0, monkeypatch):
+            await play(runtime, run)
+        assert (await play(runtime, retried(run))).completed.response == "Done."
+        messages = (await runtime.thread_state(AGENT, ref_of(run))).messages
+        assert [message.role for message in messages[:6]] == ["user", "assistant", "tool", "tool", "user", "assistant"]
 
 
 async def test_a_thread_that_is_whole_is_left_as_it_is(bench: Bench) -> None:

@@ -1,47 +1,20 @@
 """Any EventLog: numbering, following live and later, attempts, and what a crash leaves."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import pytest
 
-from roadworthy.domain.errors import NotFound, StorageFull
+from roadworthy.domain.errors import NotFound
 from roadworthy.domain.event import AttemptStarted, EventId, RunEnded, RunStarted
-from roadworthy.domain.run import Run, RunError, RunResult, RunStatus
-from roadworthy.ports.event_log import EventWriter
+from roadworthy.domain.run import RunResult, RunStatus
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.queue import SqlRunQueue
-from roadworthy.storage.run_log import MAX_EVENTS
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.threads import SqlThreadStore
-from roadworthy.storage.transaction import Database, T, Unit
-from tests.conformance.storage.factories import delta, everything, generator, ids, lease_of, new_run, until
+from roadworthy.storage.transaction import Database
+from tests.conformance.storage.factories import delta, everything, ids, lease_of, new_run
+from tests.conformance.storage.log_steps import DONE, FAILED, NEVER, NOW, crashing, finish, lost_and_claimed, started
 from tests.conformance.storage.test_stores import ref
-
-NOW = timedelta(0)
-NEVER = timedelta(days=1)
-DONE = RunResult(response="done")
-FAILED = RunResult(error=RunError(code="agent_failed", message="it broke"))
-
-
-async def started(queue: SqlRunQueue) -> Run:
-    return (await queue.accept(new_run(), claim_for="worker", max_pending=9, idempotency=None)).run
-
-
-async def finish(queue: SqlRunQueue, run: Run, writer: EventWriter, result: RunResult = DONE) -> Run:
-    ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, result, events=writer.take_unflushed())
-    assert ended is not None
-    writer.close(ended)
-    return ended
-
-
-@asynccontextmanager
-async def crashing(log: SqlEventLog) -> AsyncGenerator[SqlEventLog]:
-    """The log of a process that dies at the end: nothing is stored on the way out."""
-    yield log
 
 
 async def test_events_are_numbered_from_one_behind_the_start(
@@ -311,172 +284,3 @@ async def test_read_joins_what_is_stored_and_what_is_not(
         assert ids(await log.read(again)) == ["1-1-1", "1-1-2", "1-2-1", "1-2-2"]
         assert ids(await log.read(run)) == ids(await log.read(again))
         writer.close(None)
-
-
-async def lost_and_claimed(queue: SqlRunQueue, run: Run) -> Run:
-    assert await queue.reap(run, losses=1, progress_mark=None) is not None
-    again = await queue.claim(run.run_id, worker="another")
-    assert again is not None
-    return again
-
-
-async def test_memory_is_given_back_when_a_run_has_ended_and_nobody_reads(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
-) -> None:
-    run = await started(queue)
-    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
-        async with aclosing(generator(log.follow(run, after=None))) as follower:
-            pending = asyncio.get_running_loop().create_task(anext(follower))
-            await asyncio.sleep(0)
-            await finish(queue, run, await log.open(run))
-            await pending
-            assert log.held == 1
-        assert log.held == 0
-        assert len(await everything(log, run)) == 2
-        assert log.held == 0
-
-
-async def test_a_very_long_run_is_not_kept_in_memory_and_a_slow_reader_misses_nothing(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
-) -> None:
-    run = await started(queue)
-    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
-        async with aclosing(generator(log.follow(run, after=None))) as slow:
-            writer = await log.open(run)
-            seen = list(await anext(slow))
-            for number in range(3 * MAX_EVENTS):
-                writer.append(delta(str(number)))
-                if number % 50 == 0:
-                    await asyncio.sleep(0)
-            await until(lambda: log.held_events <= MAX_EVENTS)
-            ended = await finish(queue, run, writer)
-            seen.extend([event async for batch in slow for event in batch])
-        whole = await everything(log, ended)
-    assert seen == whole
-    assert [event.id.n for event in whole] == list(range(1, 3 * MAX_EVENTS + 3))
-
-
-@dataclass
-class Gated:
-    """A database whose writes wait at a gate, before or behind the real one, and may then fail."""
-
-    inner: Database
-    behind: bool = False
-    error: Exception | None = None
-
-    def __post_init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.open = asyncio.Event()
-        self.done = asyncio.Event()
-
-    async def write(self, unit: Unit[T]) -> T:
-        if self.error is not None:
-            await self._wait()
-            raise self.error
-        if not self.behind:
-            await self._wait()
-        value = await self.inner.write(unit)
-        if self.behind:
-            await self._wait()
-        self.done.set()
-        return value
-
-    async def read(self, unit: Unit[T], *, scan: bool = False) -> T:
-        return await self.inner.read(unit, scan=scan)
-
-    async def close(self) -> None:
-        return None
-
-    async def _wait(self) -> None:
-        self.reached.set()
-        await self.open.wait()
-
-
-@pytest.mark.parametrize("order", ["flush before end", "end before flush", "flush fails"])
-async def test_events_whose_flush_is_under_way_at_the_end_are_stored_once(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database, order: str
-) -> None:
-    run = await started(queue)
-    error = StorageFull("full") if order == "flush fails" else None
-    gated = Gated(database, behind=order == "flush before end", error=error)
-    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW, retry=NEVER) as log:
-        writer = await log.open(run)
-        writer.append(delta("in flight"))
-        await gated.reached.wait()
-        writer.append(delta("behind"))
-        events = writer.take_unflushed()
-        ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=events)
-        assert ended is not None
-        writer.close(ended)
-        gated.open.set()
-    replay = await everything(SqlEventLog(database, runs), ended)
-    assert ids(replay) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4"]
-    assert [event.body for event in replay[1:3]] == [delta("in flight"), delta("behind")]
-
-
-async def test_events_handed_out_for_the_end_stay_in_memory_until_they_are_stored(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
-) -> None:
-    run = await started(queue)
-    gated = Gated(database, behind=True)
-    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW) as log:
-        async with aclosing(generator(log.follow(run, after=None))) as slow:
-            writer = await log.open(run)
-            seen = list(await anext(slow))
-            for number in range(MAX_EVENTS + 100):
-                writer.append(delta(str(number)))
-            await gated.reached.wait()
-            events = writer.take_unflushed()
-            gated.open.set()
-            await gated.done.wait()
-            while len(seen) < MAX_EVENTS + 101:
-                seen.extend(await anext(slow))
-            ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=events)
-            assert ended is not None
-            writer.close(ended)
-            seen.extend([event async for batch in slow for event in batch])
-        assert seen == await everything(log, ended)
-
-
-async def test_a_flush_that_failed_is_tried_again(queue: SqlRunQueue, runs: SqlRunStore, database: Database) -> None:
-    run = await started(queue)
-    gated = Gated(database, error=StorageFull("full"))
-    gated.open.set()
-    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW, retry=NOW) as log:
-        shown = (await log.open(run)).append(delta("kept"))
-        await gated.reached.wait()
-        gated.error = None
-    assert shown in await SqlEventLog(database, runs).read(run)
-
-
-async def test_an_erased_run_s_late_events_are_dropped(
-    queue: SqlRunQueue, runs: SqlRunStore, threads: SqlThreadStore, database: Database
-) -> None:
-    run = await started(queue)
-    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NEVER) as log:
-        writer = await log.open(run)
-        await queue.release(lease_of(run))
-        writer.close(None)
-        waiting = replace(run, status=RunStatus.PENDING)
-        assert await queue.end_pending(waiting, RunStatus.CANCELLED, RunResult()) is not None
-        assert await threads.erase(ref())
-    again = await started(queue)
-    assert await SqlEventLog(database, runs).read(again) == []
-
-
-async def test_hundreds_of_followers_each_see_the_whole_run(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
-) -> None:
-    run = await started(queue)
-    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(everything(log, run)) for _ in range(200)]
-            writer = await log.open(run)
-            for number in range(50):
-                writer.append(delta(str(number)))
-                await asyncio.sleep(0)
-            tasks[0].cancel()
-            await asyncio.sleep(0)
-            await finish(queue, run, writer)
-        assert all(ids(task.result()) == [f"1-1-{n}" for n in range(1, 53)] for task in tasks[1:])
-        assert log.held == 0

@@ -6,12 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, NotFound, QueueFull, ThreadBusy
+from roadworthy.domain.errors import NotFound
 from roadworthy.domain.event import Event, EventId
-from roadworthy.domain.ids import ThreadId
-from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunError, RunResult, RunStatus
+from roadworthy.domain.run import CancelReason, Run, RunError, RunResult, RunStatus
 from roadworthy.domain.thread import ThreadRef
-from roadworthy.ports.queue import Accepted, IdempotencyRecord, RunQueue
+from roadworthy.ports.queue import Accepted, RunQueue
 from roadworthy.ports.store import RunStore, ThreadStore
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.sqlite import SqliteDatabase
@@ -30,166 +29,6 @@ async def started(queue: RunQueue, run: Run | None = None) -> Run:
     accepted = await accept(queue, new_run() if run is None else run, worker="worker")
     assert accepted.run.status is RunStatus.RUNNING
     return accepted.run
-
-
-async def test_a_run_on_a_free_thread_starts_at_once_for_who_holds_a_slot(queue: RunQueue, runs: RunStore) -> None:
-    accepted = await accept(queue, new_run(), worker="worker")
-    assert (accepted.run.status, accepted.run.ord, accepted.run.attempt) == (RunStatus.RUNNING, 1, 1)
-    assert accepted.run.started_at is not None
-    assert await runs.get(ALICE, accepted.run.run_id) == accepted.run
-
-
-async def test_without_a_slot_a_run_waits(queue: RunQueue, runs: RunStore) -> None:
-    accepted = await accept(queue, new_run())
-    assert (accepted.run.status, accepted.run.ord, accepted.run.attempt) == (RunStatus.PENDING, 1, 0)
-    assert await runs.get(ALICE, accepted.run.run_id) == accepted.run
-
-
-async def test_a_slot_does_not_jump_a_thread_s_queue(queue: RunQueue) -> None:
-    first = await accept(queue, new_run())
-    second = await accept(queue, new_run(), worker="worker")
-    assert (first.run.ord, second.run.ord) == (1, 2)
-    assert second.run.status is RunStatus.PENDING
-
-
-async def test_threads_of_the_same_name_belong_to_their_owners(queue: RunQueue) -> None:
-    for owner in (ALICE, BOB, STRANGER):
-        run = await started(queue, new_run(owner))
-        assert (run.ord, run.owner) == (1, owner)
-
-
-async def test_a_full_queue_refuses_what_would_wait_and_stores_nothing(queue: RunQueue, threads: ThreadStore) -> None:
-    await accept(queue, new_run(thread="first"), max_pending=1)
-    with pytest.raises(QueueFull):
-        await accept(queue, new_run(thread="second"), max_pending=1)
-    with pytest.raises(NotFound):
-        await threads.get(ThreadRef(owner=ALICE, thread_id=ThreadId("second")))
-    assert (await started(queue, new_run(thread="third"))).ord == 1
-
-
-async def test_reject_refuses_a_thread_with_an_active_run(queue: RunQueue) -> None:
-    run = await started(queue)
-    with pytest.raises(ThreadBusy):
-        await accept(queue, new_run(strategy=MultitaskStrategy.REJECT), worker="worker")
-    await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=())
-    assert (await started(queue, new_run(strategy=MultitaskStrategy.REJECT))).ord == 2
-
-
-async def test_reject_refuses_a_thread_with_a_pending_run(queue: RunQueue) -> None:
-    await accept(queue, new_run())
-    with pytest.raises(ThreadBusy):
-        await accept(queue, new_run(strategy=MultitaskStrategy.REJECT))
-
-
-async def test_reject_waits_for_a_slot_on_a_free_thread(queue: RunQueue) -> None:
-    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.REJECT))
-    assert accepted.run.status is RunStatus.PENDING
-
-
-async def test_interrupt_asks_the_active_run_to_stop(queue: RunQueue, runs: RunStore) -> None:
-    active = await started(queue)
-    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.INTERRUPT), worker="worker")
-    assert accepted.superseded == active.run_id
-    assert (accepted.run.status, accepted.run.rollback_of) == (RunStatus.PENDING, None)
-    assert (await runs.get(ALICE, active.run_id)).cancel_requested is CancelReason.SUPERSEDED
-    assert await queue.cancel_requests("worker") == [(active.run_id, CancelReason.SUPERSEDED)]
-    assert await queue.cancel_requests("another") == []
-
-
-async def test_rollback_names_the_run_whose_changes_are_undone(queue: RunQueue, runs: RunStore) -> None:
-    active = await started(queue)
-    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.ROLLBACK))
-    assert (accepted.superseded, accepted.run.rollback_of) == (active.run_id, active.run_id)
-    assert await runs.get(ALICE, accepted.run.run_id) == accepted.run
-
-
-async def test_rollback_of_nothing_is_an_ordinary_run(queue: RunQueue) -> None:
-    done = await started(queue)
-    await queue.finish(lease_of(done), RunStatus.SUCCESS, DONE, events=())
-    accepted = await accept(queue, new_run(strategy=MultitaskStrategy.ROLLBACK), worker="worker")
-    assert (accepted.superseded, accepted.run.rollback_of) == (None, None)
-
-
-async def test_a_thread_keeps_its_agent(queue: RunQueue) -> None:
-    await started(queue)
-    with pytest.raises(AgentMismatch):
-        await accept(queue, new_run(agent="another"))
-    assert (await accept(queue, new_run())).run.ord == 2
-
-
-async def test_a_run_may_insist_on_its_ordinal(queue: RunQueue) -> None:
-    done = await started(queue, replace(new_run(), ord=1))
-    await queue.finish(lease_of(done), RunStatus.INTERRUPTED, DONE, events=())
-    for wrong in (1, 3):
-        with pytest.raises(Conflict):
-            await accept(queue, replace(new_run(), ord=wrong), worker="worker")
-    assert (await started(queue, replace(new_run(), ord=2))).ord == 2
-
-
-async def test_pending_counts_every_waiting_run(queue: RunQueue) -> None:
-    assert await queue.pending() == 0
-    run = await started(queue)
-    await accept(queue, new_run())
-    await accept(queue, new_run(BOB))
-    assert await queue.pending() == 2
-    await queue.release(lease_of(run))
-    assert await queue.pending() == 3
-
-
-async def test_the_same_key_and_body_is_the_same_run(queue: RunQueue) -> None:
-    record = IdempotencyRecord(key="key", body_hash="hash")
-    first = await queue.accept(new_run(), claim_for=None, max_pending=1, idempotency=record)
-    again = await queue.accept(new_run(), claim_for="worker", max_pending=1, idempotency=record)
-    assert (first.replayed, again.replayed) == (False, True)
-    assert again.run == first.run
-
-
-async def test_the_same_key_with_another_body_is_refused(queue: RunQueue) -> None:
-    await queue.accept(
-        new_run(), claim_for=None, max_pending=9, idempotency=IdempotencyRecord(key="key", body_hash="one")
-    )
-    with pytest.raises(IdempotencyMismatch):
-        await queue.accept(
-            new_run(), claim_for=None, max_pending=9, idempotency=IdempotencyRecord(key="key", body_hash="two")
-        )
-
-
-async def test_keys_of_two_users_are_two_keys(queue: RunQueue) -> None:
-    record = IdempotencyRecord(key="key", body_hash="hash")
-    for owner in (ALICE, BOB, STRANGER):
-        accepted = await queue.accept(new_run(owner), claim_for=None, max_pending=9, idempotency=record)
-        assert not accepted.replayed
-
-
-async def test_a_refused_accept_does_not_use_up_its_key(queue: RunQueue) -> None:
-    await accept(queue, new_run(thread="waiting"))
-    record = IdempotencyRecord(key="key", body_hash="hash")
-    with pytest.raises(QueueFull):
-        await queue.accept(new_run(), claim_for=None, max_pending=1, idempotency=record)
-    accepted = await queue.accept(new_run(), claim_for="worker", max_pending=1, idempotency=record)
-    assert not accepted.replayed
-
-
-async def test_fifty_accepts_with_one_key_are_one_run(queue: RunQueue, runs: RunStore) -> None:
-    record = IdempotencyRecord(key="key", body_hash="hash")
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(queue.accept(new_run(), claim_for="worker", max_pending=0, idempotency=record))
-            for _ in range(50)
-        ]
-    accepted = [task.result() for task in tasks]
-    assert len({one.run.run_id for one in accepted}) == 1
-    assert sum(not one.replayed for one in accepted) == 1
-    page = await runs.list_of_thread(ALICE, ThreadId("thread"), limit=100, cursor=None)
-    assert len(page.items) == 1
-
-
-async def test_fifty_accepts_on_one_thread_get_gapless_ordinals(queue: RunQueue) -> None:
-    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
-        tasks = [group.create_task(accept(queue, new_run(), worker="worker", max_pending=100)) for _ in range(50)]
-    accepted = [task.result().run for task in tasks]
-    assert sorted(run.ord for run in accepted) == list(range(1, 51))
-    assert [run.ord for run in accepted if run.status is RunStatus.RUNNING] == [1]
 
 
 async def test_claim_takes_a_waiting_run(queue: RunQueue, runs: RunStore, threads: ThreadStore) -> None:

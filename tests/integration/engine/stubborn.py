@@ -1,7 +1,7 @@
 """Agents that do what a well-behaved one never does."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
 
@@ -73,3 +73,11 @@ class UnopenableRuntime(ScriptedRuntime):
             run, caps=caps, deadline_at=deadline_at, first_on_thread=first_on_thread
         ) as execution:
             yield execution
+
+
+class ForgetfulRuntime(ScriptedRuntime):
+    """Keeps nothing of what earlier attempts have said, and says it all again."""
+
+    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:
+        """See the port."""
+        return ()

@@ -6,6 +6,7 @@ from pathlib import Path
 from roadworthy.domain.event import (
     AttemptStarted,
     ContentDelta,
+    ContentRetracted,
     RunEnded,
     RunStarted,
     ToolCallFinished,
@@ -17,6 +18,7 @@ from roadworthy.ports.runtime import Completed, Paused, Progress
 from roadworthy.runtimes.scripted import Gate, Script, ScriptedRuntime
 from tests.integration.engine.failing import Pause
 from tests.integration.engine.stage import FakeClock, call, caller, open_stage, until
+from tests.integration.engine.stubborn import ForgetfulRuntime
 
 DONE = Completed(response="done", output=None, structured_response=None)
 HELD: Script = (ContentDelta(message_id="m", text="begun"), Gate(name="g"), Progress(), DONE)
@@ -185,3 +187,25 @@ async def test_an_answer_is_noted_before_the_first_attempt_that_begins_whichever
         assert (row.attempt, row.resume_mark) == (2, "1")
         runtime.gate("g").set()
         assert outcome(await stage.end(accepted.run)) == (RunStatus.SUCCESS, None)
+
+
+async def test_text_that_the_next_attempt_does_not_go_on_from_is_retracted_each_time(database_file: Path) -> None:
+    runtime = ForgetfulRuntime(default=(ContentDelta(message_id="m", text="begun"), Gate(name="g"), DONE))
+    run = await crash(database_file, runtime)
+    async with open_stage(database_file, runtime=runtime) as stage:
+        await until(lambda: len(runtime.executions) == 2)
+        await until(lambda: stage.stored_log.held_events == 3)
+    async with open_stage(database_file, runtime=runtime) as stage:
+        runtime.gate("g").set()
+        await stage.end(run)
+        told = [event.body for event in await stage.events(run) if not isinstance(event.body, RunStarted | RunEnded)]
+        void, said = ContentRetracted(message_id="m"), ContentDelta(message_id="m", text="begun")
+        assert [type(body) if isinstance(body, AttemptStarted) else body for body in told] == [
+            said,
+            AttemptStarted,
+            void,
+            said,
+            AttemptStarted,
+            void,
+            said,
+        ]

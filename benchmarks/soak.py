@@ -1,0 +1,52 @@
+"""``python -m benchmarks.soak``: what only many connections and a long time show. Under ten minutes, one table."""
+
+import argparse
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import uvloop
+
+from benchmarks import endurance, idle
+from benchmarks.cores import take_load_core
+from benchmarks.report import head, tell
+from benchmarks.table import Row, markdown
+
+_PARTS = ("idle", "thread", "churn")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything")
+    parser.add_argument("--only", action="append", choices=_PARTS, help="one part; may be given several times")
+    options = parser.parse_args()
+    take_load_core()
+    rows = uvloop.run(_measure(options.only or _PARTS, quick=options.quick))
+    print(f"\n{head()}\n")
+    for line in markdown(rows):
+        print(line)
+
+
+async def _measure(parts: Sequence[str], *, quick: bool) -> Sequence[Row]:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="roadworthy-soak-") as name:
+        for part in parts:
+            async for row in _part(part, Path(name), share=0.1 if quick else 1.0):
+                rows.append(row)
+                tell(row)
+    return rows
+
+
+def _part(part: str, folder: Path, *, share: float) -> AsyncGenerator[Row]:
+    match part:
+        case "idle":
+            return idle.measure(folder, connections=int(10_000 * share), seconds=60 * share)
+        case "thread":
+            return endurance.thread(folder, turns=int(300 * share))
+        case _:
+            return endurance.churn(folder, seconds=150 * share)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Steps of a run that the event log's tests share."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from roadworthy.domain.run import Run, RunError, RunResult, RunStatus
+from roadworthy.ports.event_log import EventWriter
+from roadworthy.storage.event_log import SqlEventLog
+from roadworthy.storage.queue import SqlRunQueue
+from tests.conformance.storage.factories import lease_of, new_run
+
+NOW = timedelta(0)
+NEVER = timedelta(days=1)
+DONE = RunResult(response="done")
+FAILED = RunResult(error=RunError(code="agent_failed", message="it broke"))
+
+
+async def started(queue: SqlRunQueue) -> Run:
+    return (await queue.accept(new_run(), claim_for="worker", max_pending=9, idempotency=None)).run
+
+
+async def finish(queue: SqlRunQueue, run: Run, writer: EventWriter, result: RunResult = DONE) -> Run:
+    ended = await queue.finish(lease_of(run), RunStatus.SUCCESS, result, events=writer.take_unflushed())
+    assert ended is not None
+    writer.close(ended)
+    return ended
+
+
+@asynccontextmanager
+async def crashing(log: SqlEventLog) -> AsyncGenerator[SqlEventLog]:
+    """The log of a process that dies at the end: nothing is stored on the way out."""
+    yield log
+
+
+async def lost_and_claimed(queue: SqlRunQueue, run: Run) -> Run:
+    assert await queue.reap(run, losses=1, progress_mark=None) is not None
+    again = await queue.claim(run.run_id, worker="another")
+    assert again is not None
+    return again
