@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes) -> None:
         """Send a request whose answer nobody waits for."""
         assert self._transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
+        self._answer = None
         self._transport.write(request)
 
     def close(self) -> None:

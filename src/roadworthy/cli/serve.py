@@ -6,6 +6,7 @@ application (``app``), the greeting with the first key, and only then the first 
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 from collections.abc import Generator
@@ -43,6 +44,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve agents over HTTP until SIGTERM or Ctrl-C, then drain: runs go on at the next start."""
+    # Nothing is to be drained yet, but without a handler the first process of a container ignores the signal.
+    signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
     settings = load_settings(target, host=host, port=port, auth=False if no_auth else None)
     _start_logs(settings)
     from roadworthy.cli.http_server import bind

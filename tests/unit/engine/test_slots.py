@@ -34,3 +34,16 @@ def test_all_slots_are_stuck_only_when_each_of_them_is() -> None:
     assert slots.all_stuck
     slots.unmark_stuck()
     assert not slots.all_stuck
+
+
+def test_a_process_is_stuck_when_who_has_it_alone_is() -> None:
+    slots = Slots(3)
+    slots.take(isolated=True)
+    assert not slots.all_stuck
+    slots.mark_stuck()
+    assert slots.all_stuck
+    slots.unmark_stuck()
+    slots.give_back()
+    slots.take()
+    slots.mark_stuck()
+    assert not slots.all_stuck

@@ -83,3 +83,21 @@ def test_an_orphans_usage_is_marked_as_an_estimate() -> None:
     result = orphan_result([], [call(1)], error)
     assert result.usage.estimated
     assert result.error == error
+
+
+def test_a_tool_that_a_node_starts_again_runs_once() -> None:
+    tally = Tally()
+    tally.add(started("t"))
+    tally.add(started("t"))
+    tally.add(started("u"))
+    assert tally.tools_running == 2
+    tally.add(finished("t"))
+    tally.add(finished("t"))
+    assert tally.tools_running == 1
+
+
+def test_a_final_response_wins_over_the_partial_text() -> None:
+    tally = Tally()
+    tally.add(ContentDelta(message_id="a", text="partial"))
+    assert tally.result(response="").response == ""
+    assert tally.result().response == "partial"

@@ -23,6 +23,8 @@ from roadworthy.runtimes.langgraph.stop_fields import stop_reason
 Content: TypeAlias = str | Sequence[str | Mapping[str, object]]
 
 MAX_BLOCKS = 100
+_MODULES = frozenset({"langgraph.graph.message", "langgraph.pregel._messages"})
+_REDUCERS = frozenset({"add_messages", "_add_messages", "_messages_delta_reducer"})
 _ROLES: Mapping[str, str] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 
 
@@ -115,12 +117,7 @@ def _adds_messages(channel: object) -> bool:
     reducer = getattr(reducer, "func", reducer)
     if reducer is graph_message.add_messages:
         return True
-    module: object = getattr(reducer, "__module__", "")
-    name: object = getattr(reducer, "__name__", "")
-    return module == graph_message.__name__ and isinstance(name, str) and name in _REDUCERS
-
-
-_REDUCERS = frozenset({"add_messages", "_add_messages", "_messages_delta_reducer"})
+    return getattr(reducer, "__module__", "") in _MODULES and getattr(reducer, "__name__", "") in _REDUCERS
 
 
 def _role(message: BaseMessage) -> str:
