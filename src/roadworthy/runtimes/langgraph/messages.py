@@ -15,6 +15,7 @@ from roadworthy.domain.errors import InvalidRequest
 from roadworthy.domain.ids import new_id
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.thread import Message
+from roadworthy.runtimes.langgraph.content_blocks import check_block
 from roadworthy.runtimes.langgraph.graphs import Graph, input_keys
 from roadworthy.runtimes.langgraph.jsonable import clean_text, to_json, to_json_object
 from roadworthy.runtimes.langgraph.stop_fields import stop_reason
@@ -84,7 +85,7 @@ def human_message(content: JsonValue) -> JsonObject:
     """One user message as an input state may hold it, with a fresh id.
 
     Raises:
-        InvalidRequest: it is neither text nor a list of content blocks.
+        InvalidRequest: it is neither text nor a list of content blocks that a user may send.
     """
     if isinstance(content, str):
         return {"type": "human", "id": new_id(), "content": clean_text(content)}
@@ -93,18 +94,8 @@ def human_message(content: JsonValue) -> JsonObject:
     if len(content) > MAX_BLOCKS:
         raise InvalidRequest(f"message has more than {MAX_BLOCKS} content blocks", field="message")
     for position, block in enumerate(content):
-        _check_block(block, f"message[{position}]")
+        check_block(block, f"message[{position}]")
     return {"type": "human", "id": new_id(), "content": [to_json(block) for block in content]}
-
-
-def _check_block(block: JsonValue, where: str) -> None:
-    if not isinstance(block, Mapping):
-        raise InvalidRequest("a content block must be an object", field=where)
-    kind = block.get("type")
-    if not isinstance(kind, str) or not kind:
-        raise InvalidRequest("a content block needs a type, such as text, image or file", field=where)
-    if kind == "text" and not isinstance(block.get("text"), str):
-        raise InvalidRequest("a text block needs its text", field=where)
 
 
 def _adds_messages(channel: object) -> bool:
