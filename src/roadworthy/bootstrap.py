@@ -5,10 +5,11 @@ Called by ``cli``; ``app.py`` puts the HTTP side on top of what is yielded here.
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
-from roadworthy.domain.errors import ConfigError
+from roadworthy.domain.errors import ConfigError, StorageUnavailable
 from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.heartbeat import Watchdog
@@ -47,6 +48,7 @@ __all__ = ["Container", "EngineStuck", "Project", "bootstrap", "builtin_agents",
 # Threads for sync nodes and tools: a slot may use several at once, and one that hangs must not starve the others.
 _THREADS_PER_SLOT = 4
 _MIN_THREADS = 32
+_NOTE_KEYS_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,11 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
         watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
         async with (
             worker.under_way(),
-            _beside(watchdog.keep_beating(), watch_slots(worker, settings.stuck_timeout, telemetry)),
+            _beside(
+                watchdog.keep_beating(),
+                watch_slots(worker, settings.stuck_timeout, telemetry),
+                _note_key_uses(keys),
+            ),
         ):
             yield _container(settings, database, runtime, around, worker, keys, first_key)
 
@@ -221,6 +227,13 @@ async def _beside(*chores: Coroutine[None, None, None]) -> AsyncGenerator[None]:
         finally:
             for task in tasks:
                 task.cancel()
+
+
+async def _note_key_uses(keys: Keys) -> None:
+    while True:
+        await asyncio.sleep(_NOTE_KEYS_EVERY.total_seconds())
+        with suppress(StorageUnavailable):  # a date for an operator's eyes is not worth more
+            await keys.note_uses()
 
 
 def _container(

@@ -271,7 +271,8 @@ class Attempt:
             case Paused() as outcome:
                 return Verdict(status=RunStatus.INTERRUPTED, outcome=outcome)
             case Drained():
-                return Verdict(status=None)
+                unasked = AgentFailed("the agent stopped before its end")
+                return Verdict(status=None) if self._draining else self._failed(unasked)
             case LeaseLost():
                 return Verdict(status=None, lost=True)
             case RoadworthyError() as error:

@@ -1,7 +1,8 @@
 """Writes model calls to the ledger, without holding up the graph that made them.
 
 ``engine/execution.py`` records calls as they end, has every write asked for before the run's end is, and flushes before
-it tells anybody of that end, so that a final run's calls are all on record. Prices, reservations and budgets attach here.
+it tells anybody of that end, so that a final run's calls are all on record. Prices, reservations and budgets attach
+here.
 """
 
 import asyncio

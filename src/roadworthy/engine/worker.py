@@ -19,6 +19,7 @@ from roadworthy.engine.turns import Turns
 from roadworthy.ports.queue import Accepted, IdempotencyRecord, Waiting
 
 _ISOLATED_PATIENCE = timedelta(seconds=5)
+_CLOSING = "the server is shutting down; send the request again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,8 @@ class Worker:
         self._queueing = 0
         self._isolated_since: float | None = None
         self._draining = False
+        # The drain's patience is over: what still starts is given back at once.
+        self._hurrying = False
         self._idle = asyncio.Event()
         self._provider_trouble: str | None = None
 
@@ -92,8 +95,8 @@ class Worker:
 
     async def submit(self, run: Run, *, idempotency: IdempotencyRecord | None) -> Accepted:
         """See the port."""
-        if self._draining or self._group is None:
-            raise Draining("the server is shutting down; send the request again")
+        if self._group is None:
+            raise Draining(_CLOSING)
         task = self._group.create_task(self._accept(run, idempotency))
         outcome = await asyncio.shield(task)
         if isinstance(outcome, Accepted):
@@ -104,7 +107,8 @@ class Worker:
         """See the port."""
         run = await self._around.queue.request_cancel(run, reason)
         if run.status is RunStatus.PENDING:
-            return await self._end_pending(run) or run
+            # None: somebody else was faster, and the row says what they did.
+            return await self._end_pending(run) or await self._around.queue.request_cancel(run, reason)
         if run.status is RunStatus.RUNNING:
             self._signals.stop(run.run_id, reason)
         return run
@@ -118,17 +122,20 @@ class Worker:
         for attempt in self._attempts.values():
             attempt.drain()
         if not await self._quiet(self._limits.drain_timeout):
+            self._hurrying = True
             self._signals.stop_all(Handover.DRAIN)
             await self._quiet(timedelta(seconds=3))
         self._around.log.hand_over()
 
     async def _quiet(self, patience: timedelta) -> bool:
+        """Wait until nothing is under way or about to be. False when that takes too long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience.total_seconds()):
                 while self._attempts or self._arriving:
                     self._idle.clear()
                     await self._idle.wait()
-        return not self._attempts
+                return True
+        return False
 
     @contextmanager
     def _arrival(self, *, queueing: bool = False) -> Generator[None]:
@@ -144,6 +151,8 @@ class Worker:
 
     async def _accept(self, run: Run, idempotency: IdempotencyRecord | None) -> Accepted | Exception:
         """A task of the worker's own, so that a caller who leaves cannot come between the commit and the start."""
+        if self._draining or self._group is None:
+            return Draining(_CLOSING)
         # Whoever is still on the way to the waiting line was here first.
         reserved = not self._claim_due and not self._queueing and self._slots.take()
         with self._arrival(queueing=not reserved):
@@ -252,6 +261,8 @@ class Worker:
         signal = self._signals.open(run.run_id)
         if run.cancel_requested is not None:
             signal.stop(run.cancel_requested)
+        if self._hurrying:
+            signal.stop(Handover.DRAIN)
         attempt = self._attempts[run.run_id] = Attempt(run, self._around, signal)
         if self._draining:
             attempt.drain()

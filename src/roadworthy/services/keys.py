@@ -55,6 +55,7 @@ class Keys:
         self._pepper = pepper
         self._cache_for = cache_for.total_seconds()
         self._cache: dict[KeyId, tuple[ApiKey, float]] = {}
+        self._used: dict[KeyId, TenantId] = {}
 
     async def authenticate(self, text: str) -> Principal:
         """The caller behind a key.
@@ -69,7 +70,18 @@ class Keys:
             raise Unauthenticated(_REFUSED)
         if not key.usable_at(self._clock.now()):
             raise Unauthenticated(_REFUSED)
+        self._used[key.key_id] = key.owner.tenant
         return Principal(owner=key.owner, scopes=key.scopes, key_id=key.key_id, agents=key.agents)
+
+    async def note_uses(self) -> None:
+        """Store which keys were used since the last call: beside the requests, never in their way.
+
+        Raises:
+            StorageUnavailable: some were not stored; they are noted again at their next use.
+        """
+        used, self._used = self._used, {}
+        for key_id, tenant in used.items():
+            await self._store.touch(tenant, key_id, self._clock.now())
 
     async def create(
         self,

@@ -1,7 +1,7 @@
 """The real storage, with failures and pauses that a test puts in: each list holds what the next calls run into."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from roadworthy.domain.event import Event, EventId
 from roadworthy.domain.ids import RunId
@@ -53,7 +53,9 @@ class FailingQueue(SqlRunQueue):
         self.after_claim: list[Obstacle] = []
         self.before_note: list[Obstacle] = []
         self.before_finish: list[Obstacle] = []
+        self.before_end_pending: list[Obstacle] = []
         self.finishes: list[RunStatus] = []
+        self.on_count: Callable[[], None] = lambda: None
 
     async def accept(
         self, run: Run, *, claim_for: str | None, max_pending: int, idempotency: IdempotencyRecord | None
@@ -71,6 +73,11 @@ class FailingQueue(SqlRunQueue):
         await _meet(self.after_claim)
         return run
 
+    async def pending(self) -> int:
+        """See the port."""
+        self.on_count()
+        return await super().pending()
+
     async def finish(
         self, lease: Lease, status: RunStatus, result: RunResult, *, events: Sequence[Event]
     ) -> Run | None:
@@ -78,6 +85,11 @@ class FailingQueue(SqlRunQueue):
         self.finishes.append(status)
         await _meet(self.before_finish)
         return await super().finish(lease, status, result, events=events)
+
+    async def end_pending(self, run: Run, status: RunStatus, result: RunResult) -> Run | None:
+        """See the port."""
+        await _meet(self.before_end_pending)
+        return await super().end_pending(run, status, result)
 
     async def note_resume_mark(self, lease: Lease, mark: str) -> bool:
         """See the port."""

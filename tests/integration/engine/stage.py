@@ -312,7 +312,7 @@ def call(call_id: str, *, outcome: str = "complete", estimated: bool = False) ->
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until something is so."""
     async with asyncio.timeout(BOUND):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 -- what is looked at has no event of its own
             await asyncio.sleep(0.001)
 
 

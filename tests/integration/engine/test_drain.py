@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roadworthy.domain.errors import Draining
+from roadworthy.domain.errors import Draining, NotFound
 from roadworthy.domain.event import AttemptStarted, ContentDelta, RunEnded
 from roadworthy.domain.run import Run, RunStatus
 from roadworthy.ports.runtime import Completed, Progress
@@ -104,6 +104,27 @@ async def test_nothing_is_accepted_and_nothing_claimed_while_draining(database_f
         assert refused.run_id not in {one.run_id for one in listed.items}
 
 
+async def test_a_run_that_was_handed_over_just_before_a_drain_is_refused_whole(database_file: Path) -> None:
+    async with open_stage(database_file) as stage:
+        await turns()
+        run = stage.run()
+        async with asyncio.TaskGroup() as group:
+            refused = group.create_task(_refused(stage, run))
+            await asyncio.sleep(0)  # it has come, and not gone further
+            await stage.worker.drain()
+        assert refused.result()
+        with pytest.raises(NotFound):
+            await stage.row(run)
+
+
+async def _refused(stage: Stage, run: Run) -> bool:
+    try:
+        await stage.submit(run)
+    except Draining:
+        return True
+    return False
+
+
 async def test_who_waits_is_told_and_who_follows_is_handed_over(database_file: Path) -> None:
     async with open_stage(database_file, drain_timeout=AT_ONCE, runtime=ScriptedRuntime(default=STEPS)) as stage:
         run = await under_way(stage, stage.run())
@@ -141,6 +162,22 @@ async def test_a_drain_waits_for_a_run_that_is_just_being_accepted(database_file
             assert not drained.done()
             pause.opened.set()
             runtime.gate("step").set()
+        await given_back(stage, run)
+
+
+async def test_a_run_whose_accept_takes_longer_than_the_drain_has_patience_is_given_back(database_file: Path) -> None:
+    runtime = ScriptedRuntime(default=STEPS)
+    async with open_stage(database_file, runtime=runtime, drain_timeout=AT_ONCE) as stage:
+        await turns()
+        pause = Pause()
+        stage.queue.after_accept.append(pause)
+        run = stage.run()
+        async with asyncio.timeout(BOUND), asyncio.TaskGroup() as group:
+            group.create_task(stage.submit(run))
+            await pause.reached.wait()
+            group.create_task(stage.worker.drain())
+            await turns()
+            pause.opened.set()
         await given_back(stage, run)
 
 

@@ -110,6 +110,21 @@ async def test_a_waiting_run_has_ended_when_its_cancellation_returns(database_fi
         assert stage.started() == [holder.run_id, behind.run_id]
 
 
+async def test_a_cancellation_that_another_one_overtook_returns_the_ended_run(database_file: Path) -> None:
+    async with open_stage(database_file, slots=1, runtime=ScriptedRuntime(default=HELD)) as stage:
+        await under_way(stage, stage.run("a"))
+        waiting = await stage.submit(stage.run("b"))
+        pause = Pause()
+        stage.queue.before_end_pending.append(pause)
+        async with asyncio.TaskGroup() as group:
+            slow = group.create_task(stage.runs.cancel(caller(), waiting.run_id))
+            await pause.reached.wait()
+            ended = await stage.end(waiting)
+            pause.opened.set()
+        assert slow.result() == ended
+        assert [run.run_id for run in stage.witness.finished] == [waiting.run_id]
+
+
 async def test_cancelling_a_running_run_cancels_its_agent_and_bills_the_open_call(database_file: Path) -> None:
     script = (Begun(call=call("open", outcome="cancelled", estimated=True)), *HELD)
     async with open_stage(database_file, runtime=ScriptedRuntime(default=script)) as stage:
@@ -275,7 +290,7 @@ async def test_a_process_is_stuck_when_the_run_that_has_it_alone_never_lets_go(d
         run = await under_way(crashed, crashed.run())
         assert await crashed.queue.reap(await crashed.row(run), losses=2, progress_mark=None)
     async with open_stage(database_file, slots=3, runtime=runtime) as stage:
-        await until(lambda: stage.worker.executing() == {run.run_id})
+        await until(lambda: set(stage.worker.executing()) == {run.run_id})
         await stage.runs.cancel(caller(), run.run_id)
         await stage.end(run)
         await until(stage.worker.stuck)

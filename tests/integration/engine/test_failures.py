@@ -14,7 +14,7 @@ from roadworthy.domain.errors import (
 )
 from roadworthy.domain.event import AttemptStarted, ContentDelta, CustomData, Event, RunEnded
 from roadworthy.domain.run import Run, RunStatus
-from roadworthy.ports.runtime import Completed, Progress
+from roadworthy.ports.runtime import Completed, Drained, Progress
 from roadworthy.runtimes.scripted import Fail, Gate, Script, ScriptedRuntime, says
 from tests.integration.engine.failing import Pause
 from tests.integration.engine.stage import Stage, call, open_stage, turns, until
@@ -70,7 +70,14 @@ async def test_a_providers_trouble_is_over_when_a_model_answers_again(database_f
         assert troubles == ["overloaded", "overloaded", None]
 
 
-@pytest.mark.parametrize("script", [(Fail(error=ValueError("secret")),), (ContentDelta(message_id="m", text="x"),)])
+@pytest.mark.parametrize(
+    "script",
+    [
+        (Fail(error=ValueError("secret")),),
+        (ContentDelta(message_id="m", text="no outcome"),),
+        (Progress(), Drained()),  # nobody asked for that
+    ],
+)
 async def test_a_bug_ends_the_run_without_its_words(database_file: Path, script: Script) -> None:
     runtime = ScriptedRuntime()
     runtime.script(script)

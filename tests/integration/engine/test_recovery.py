@@ -41,8 +41,7 @@ async def crash_again(database_file: Path, runtime: ScriptedRuntime, run: Run) -
     attempts = len(runtime.executions)
     async with open_stage(database_file, runtime=runtime) as stage:
         await until(lambda: len(runtime.executions) > attempts)
-        row = await stage.row(run)
-    return row
+        return await stage.row(run)
 
 
 async def test_an_orphan_goes_on_in_a_new_attempt_that_names_the_last_valid_event(database_file: Path) -> None:
@@ -121,7 +120,7 @@ async def test_a_drain_between_crashes_neither_counts_nor_forgives(database_file
     runtime = ScriptedRuntime(default=HELD)
     run = await crash(database_file, runtime)
     async with open_stage(database_file, runtime=runtime, drain_timeout=timedelta(0)) as stage:
-        await until(lambda: stage.worker.executing() == {run.run_id})
+        await until(lambda: set(stage.worker.executing()) == {run.run_id})
         await stage.worker.drain()
         assert (await stage.row(run)).losses == 1
     assert (await crash_again(database_file, runtime, run)).losses == 1

@@ -10,15 +10,17 @@ from roadworthy.domain.errors import (
     Conflict,
     IdempotencyMismatch,
     InvalidRequest,
+    LimitReached,
     NotFound,
     PermissionDenied,
+    ProviderUnavailable,
+    RoadworthyError,
     ThreadBusy,
 )
 from roadworthy.domain.event import ContentDelta, InterruptRaised
 from roadworthy.domain.ids import AgentName
 from roadworthy.domain.principal import Principal, Scope
 from roadworthy.domain.run import DisconnectPolicy, InputKind, Interrupt, MultitaskStrategy, Run, RunStatus
-from roadworthy.domain.errors import LimitReached, ProviderUnavailable, RoadworthyError
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.ports.runtime import Completed, Paused, Progress
 from roadworthy.runtimes.scripted import DEFAULT_AGENT, Fail, Gate, Script, ScriptedRuntime

@@ -92,8 +92,7 @@ async def test_tenants_and_their_users_take_turns(database_file: Path) -> None:
     async with open_stage(database_file, slots=1, runtime=ScriptedRuntime(default=gated("g"))) as stage:
         holder = await stage.submit(stage.run("holder", who=owner("holder", "h")))
         many = [
-            await stage.submit(stage.run(f"t{number}", who=owner("many", f"user-{number % 3}")))
-            for number in range(12)
+            await stage.submit(stage.run(f"t{number}", who=owner("many", f"user-{number % 3}"))) for number in range(12)
         ]
         few = [await stage.submit(stage.run(f"t{number}", who=owner("few", "only"))) for number in range(4)]
         stage.runtime.gate("g").set()
@@ -154,6 +153,19 @@ async def seed(database_file: Path, losses: int, name: str) -> Run:
     return waiting
 
 
+async def test_a_count_taken_between_a_claim_and_its_news_hides_nobody_who_waits(database_file: Path) -> None:
+    first, second = await seed(database_file, 1, "first"), await seed(database_file, 1, "second")
+    pause = Pause()
+    async with open_stage(database_file, slots=1, after_claim=[pause]) as stage:
+        await pause.reached.wait()
+        counted = asyncio.Event()
+        stage.queue.on_count = counted.set
+        await counted.wait()
+        await turns()
+        pause.opened.set()
+        await stage.ends([first, second])
+
+
 async def test_an_isolated_run_executes_alone(database_file: Path) -> None:
     alone, other = await seed(database_file, 2, "suspect"), await seed(database_file, 1, "neighbour")
     async with open_stage(database_file, runtime=ScriptedRuntime(default=gated("g"))) as stage:
@@ -161,7 +173,7 @@ async def test_an_isolated_run_executes_alone(database_file: Path) -> None:
         assert arrived.status is RunStatus.PENDING
         await until(lambda: bool(stage.worker.executing()))
         await turns()
-        assert stage.worker.executing() == {alone.run_id}
+        assert set(stage.worker.executing()) == {alone.run_id}
         stage.runtime.gate("g").set()
         await stage.ends([alone, other, arrived])
 
@@ -171,7 +183,7 @@ async def test_others_go_first_for_a_while_and_then_wait_for_the_isolated_run(da
     runtime.script(gated("long"), gated("early"))
     long, alone = await seed(database_file, 1, "long"), await seed(database_file, 2, "suspect")
     async with open_stage(database_file, runtime=runtime) as stage:
-        await until(lambda: stage.worker.executing() == {long.run_id})
+        await until(lambda: set(stage.worker.executing()) == {long.run_id})
         early = await stage.submit(stage.run("early"))
         await until(lambda: early.run_id in stage.worker.executing())
         runtime.gate("early").set()
@@ -180,10 +192,10 @@ async def test_others_go_first_for_a_while_and_then_wait_for_the_isolated_run(da
         late = await stage.submit(stage.run("late"))
         assert late.status is RunStatus.PENDING
         await turns()
-        assert stage.worker.executing() == {long.run_id}
+        assert set(stage.worker.executing()) == {long.run_id}
         runtime.gate("long").set()
         await until(lambda: bool(stage.worker.executing() - {long.run_id}))
-        assert stage.worker.executing() == {alone.run_id}
+        assert set(stage.worker.executing()) == {alone.run_id}
         runtime.gate("g").set()
         await stage.ends([long, alone, late])
 
@@ -193,7 +205,7 @@ async def test_an_isolated_run_that_ends_while_it_waits_holds_up_nobody(database
     long, alone = await seed(database_file, 1, "long"), await seed(database_file, 2, "suspect")
     async with open_stage(database_file, runtime=runtime) as stage:
         early = await stage.submit(stage.run("early"))
-        await until(lambda: stage.worker.executing() == {long.run_id, early.run_id})
+        await until(lambda: set(stage.worker.executing()) == {long.run_id, early.run_id})
         behind = await stage.submit(stage.run("behind"))
         await stage.worker.stop(alone, CancelReason.REQUESTED)
         stage.clock.advance(timedelta(seconds=6))

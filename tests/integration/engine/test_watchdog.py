@@ -51,7 +51,7 @@ async def test_a_process_that_was_stopped_for_long_goes_on() -> None:
     async with process() as child:
         await line(child)
         child.send_signal(signal.SIGSTOP)
-        while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED:
+        while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 -- nobody tells
             await asyncio.sleep(0.01)
         await asyncio.sleep(1.2)  # longer than the watchdog's patience
         child.send_signal(signal.SIGCONT)

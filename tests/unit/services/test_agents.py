@@ -37,7 +37,7 @@ def test_a_name_picks_its_agent(agents: Agents) -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_that_the_key_may_use(agents: Agents) -> None:
-    with pytest.raises(NotFound, match="second$") as refusal:
+    with pytest.raises(NotFound, match=r"second$") as refusal:
         agents.pick(key("second"), "nobody")
     assert "first" not in refusal.value.message
 

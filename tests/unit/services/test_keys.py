@@ -27,6 +27,7 @@ class MemoryKeys:
     def __init__(self) -> None:
         self.keys: dict[KeyId, ApiKey] = {}
         self.finds = 0
+        self.touched: list[tuple[TenantId, KeyId, datetime]] = []
 
     async def find(self, key_id: KeyId) -> ApiKey | None:
         self.finds += 1
@@ -58,7 +59,7 @@ class MemoryKeys:
         return True
 
     async def touch(self, tenant: TenantId, key_id: KeyId, moment: datetime) -> None:
-        raise AssertionError("not used")
+        self.touched.append((tenant, key_id, moment))
 
     async def any(self) -> bool:
         return bool(self.keys)
@@ -162,6 +163,16 @@ async def test_only_an_empty_database_gets_a_first_admin(keys: Keys) -> None:
     assert first is not None
     assert Scope.ADMIN in (await keys.authenticate(first.text)).scopes
     assert await keys.first_admin() is None
+
+
+async def test_a_keys_use_is_noted_once_and_beside_the_request(keys: Keys, store: MemoryKeys, clock: FakeClock) -> None:
+    new = await keys.create(ANN)
+    await keys.authenticate(new.text)
+    await keys.authenticate(new.text)
+    assert store.touched == []
+    await keys.note_uses()
+    await keys.note_uses()
+    assert store.touched == [(ANN.tenant, new.key.key_id, clock.now())]
 
 
 async def test_an_unknown_key_is_looked_up_each_time_so_that_a_new_one_works_at_once(
