@@ -235,3 +235,20 @@ async def _lost(client: httpx.AsyncClient, body: Mapping[str, object]) -> bool:
 
 def _overloaded() -> Fault:
     return Fault(kind="error", at="first_byte", status=529)
+
+
+async def test_calls_are_bounded_for_a_run_whatever_its_attempts(rig: Rig) -> None:
+    server = await rig.serve(env={"ROADWORTHY_MAX_MODEL_CALLS": "2"})
+    text = 'tool: note {"text": "a"}\ntool: slow_note {"text": "b"}\nsay: never'
+    body = {"message": text, "thread_id": "t", "on_disconnect": "continue"}
+    async with server.client() as client:
+        async with asyncio.TaskGroup() as group:
+            lost = group.create_task(_lost(client, body))
+            await rig.effect("slow_note", phase="begin")
+            await server.kill()
+        assert lost.result()
+        rig.open_gate("b")
+        await server.start()
+        run = await rig.final(client, (await rig.only_run())["run_id"])
+    assert (run["status"], run["error"]["code"]) == ("error", "limit_reached"), run
+    assert len(rig.provider.ledger) == 2

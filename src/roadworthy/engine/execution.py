@@ -180,7 +180,16 @@ class Attempt:
 
     def _prepare(self) -> AbstractAsyncContextManager[Execution]:
         return self._around.runtime.execution(
-            self.run, caps=self._around.caps, deadline_at=self.run.deadline_at, first_on_thread=self.run.ord == 1
+            self.run, caps=self._caps_left(), deadline_at=self.run.deadline_at, first_on_thread=self.run.ord == 1
+        )
+
+    def _caps_left(self) -> Caps:
+        """Calls are bounded for the run, whatever its attempts; steps for an attempt, which repeats only the last."""
+        caps = self._around.caps
+        return replace(
+            caps,
+            model_calls=max(0, caps.model_calls - self._tally.usage.model_calls),
+            tool_calls=max(0, caps.tool_calls - self._tally.tool_calls),
         )
 
     async def _drive(self, execution: Execution, writer: EventWriter, meter: Meter) -> Outcome | RoadworthyError:

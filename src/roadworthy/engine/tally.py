@@ -37,6 +37,11 @@ class Tally:
         """Tool calls that have started and not finished. One that a node starts again is still one."""
         return len(self._running)
 
+    @property
+    def tool_calls(self) -> int:
+        """Tool calls so far."""
+        return len(self._tools)
+
     def inherit(self, events: Sequence[Event], calls: Iterable[ModelCall]) -> None:
         """Take over the finished tool calls and the model calls of earlier attempts."""
         for event in events:

@@ -75,6 +75,7 @@ def test_a_later_attempt_takes_over_finished_tools_and_paid_calls_but_no_cut_off
     result = tally.result()
     assert [one.id for one in result.tool_calls] == ["t"]
     assert tally.tools_running == 0
+    assert tally.tool_calls == 1
     assert (result.usage.model_calls, result.usage.tokens.total, result.usage.estimated) == (2, 23, True)
 
 
