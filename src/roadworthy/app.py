@@ -21,6 +21,7 @@ from roadworthy.http.auth import ON_BEHALF_OF
 from roadworthy.http.deps import HttpLimits, Services, Web
 from roadworthy.http.middleware import REQUEST_ID, ProblemEdge, RequestContext, SecurityHeaders
 from roadworthy.http.openapi import install, methods_of
+from roadworthy.http.readiness import RecentProblems
 from roadworthy.http.request_body import BodyLimit, UnreadBody
 from roadworthy.protocols.plain import routes as plain
 from roadworthy.protocols.plain import thread_routes as plain_threads
@@ -48,14 +49,16 @@ def build_app(
         version=api_version,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
-        docs_url="/docs",
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         routes=[*plain.router.routes, *plain_threads.router.routes, *health.router.routes],
         middleware=_middleware(limits),
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
-    app.state.web = Web(services=services, limits=limits, auth=auth, version=version)
+    problems = RecentProblems(services.readiness)
+    app.state.web = Web(services=services, limits=limits, problems=problems, auth=auth, version=version)
     install(app, schemas=partial(plain_schemas, limits), auth=auth)
     return app
 

@@ -129,8 +129,7 @@ def open_keys(store: KeyStore, settings: Settings, folder: DataFolder) -> Keys:
     Raises:
         ConfigError: the pepper's file is not usable.
     """
-    pepper = settings.key_pepper.get_secret_value().encode() if settings.key_pepper else folder.pepper()
-    return Keys(store, SystemClock(), pepper)
+    return Keys(store, SystemClock(), settings.pepper(folder.pepper))
 
 
 def builtin_agents(settings: Settings) -> Sequence[LoadedAgent]:

@@ -1,10 +1,11 @@
 """Every setting of the server, read once from the environment by ``cli`` and handed down.
 
-The only reader of the environment. Groups are frozen; ``docs/configuration.md`` is generated from the descriptions.
-Names known from other services keep their plain form; everything else is ``ROADWORTHY_…``.
+Frozen; ``docs/configuration.md`` is generated from the descriptions. Names known from other services keep their plain
+form; everything else is ``ROADWORTHY_…``.
 """
 
 import ipaddress
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,7 +39,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 
 
 class Settings(BaseSettings):
-    """Flat in the environment, grouped by the properties below.
+    """All settings, flat as they are in the environment.
 
     Raises:
         pydantic.ValidationError: a value is out of range or not of its type.
@@ -164,6 +165,10 @@ class Settings(BaseSettings):
             for name in type(self).model_fields
             if isinstance(value := getattr(self, name), SecretStr)
         )
+
+    def pepper(self, otherwise: Callable[[], bytes]) -> bytes:
+        """The secret that is mixed into key digests: the given one, else what ``otherwise`` finds or makes."""
+        return self.key_pepper.get_secret_value().encode() if self.key_pepper else otherwise()
 
     @field_validator("host")
     @classmethod

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
+from roadworthy.domain.ids import AgentName
 from roadworthy.protocols.plain import wire
 from tests.integration.test_http_bad_input import CASES
+from tests.support.web.fakes import ALICE
 from tests.support.web.live import serving
 from tests.support.web.raw import Wire, connected
 from tests.support.web.real import Real, real_app
@@ -131,9 +133,10 @@ async def test_a_run_can_be_cancelled_while_it_is_watched(real: Real, alice: htt
     await soon(real.gate.cancelled)
 
 
-async def send(wire_: Wire, path: str, key: str, body: dict[str, Any]) -> None:
+async def send(wire_: Wire, path: str, key: str, body: dict[str, Any], **headers: str) -> None:
     data = json.dumps(body).encode()
-    await wire_.head("POST", path, key=key, content_type="application/json", content_length=str(len(data)))
+    headers |= {"content_type": "application/json", "content_length": str(len(data))}
+    await wire_.head("POST", path, key=key, **headers)
     await wire_.send(data)
 
 
@@ -154,6 +157,21 @@ async def test_the_policy_says_what_a_lost_connection_does(
     run = await ended(alice, run_id)
     assert run.status == status
     assert (run.error.code if run.error else None) == ("disconnected" if policy == "cancel" else None)
+
+
+@pytest.mark.parametrize("path", ["/agent/invoke", "/agent/stream"])
+async def test_a_request_whose_connection_was_lost_is_answered_when_it_is_repeated(
+    real: Real, port: int, alice: httpx.AsyncClient, path: str
+) -> None:
+    body = ASK | {"agent": "held"}
+    async with connected(port) as wire_:
+        await send(wire_, path, real.alice, body, idempotency_key="k")
+        await soon(real.gate.entered)
+    assert (await alice.get("/livez")).status_code == 200
+    real.gate.opened.set()
+    answer = await alice.post("/agent/invoke", json=body, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json()["response"]) == (200, "let through")
+    assert not real.gate.cancelled.is_set()
 
 
 async def test_a_queued_run_tells_its_id_at_once(real: Real, port: int, alice: httpx.AsyncClient) -> None:
@@ -207,6 +225,45 @@ async def test_another_user_finds_nothing_on_any_route(
     hers = await alice.post("/agent/invoke", json=ASK | {"thread_id": "u"}, headers={"Idempotency-Key": "k"})
     assert hers.json()["run_id"] != own.json()["run_id"]
     assert (await alice.get("/agent/threads/t")).json()["runs"][0]["run_id"] == run["run_id"]
+
+
+async def test_the_settings_say_how_long_a_message_may_be(tmp_path: Path) -> None:
+    async with real_app(tmp_path, message_max=5_000) as real, serving(real.app) as port:
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, headers={"x-api-key": real.alice}) as client:
+            longest = await client.post("/agent/invoke", json={"message": "x" * 5_000})
+            too_long = await client.post("/agent/invoke", json={"message": "x" * 5_001})
+    assert longest.json()["response"] == "you said: " + "x" * 5_000
+    assert (too_long.status_code, too_long.json()["errors"][0]["field"]) == (422, "message")
+
+
+async def test_metadata_is_shown_with_every_run(alice: httpx.AsyncClient) -> None:
+    given = {"ticket": 5, "nested": {"a": [1, None]}}
+    asked = (await alice.post("/agent/invoke", json=ASK | {"agent": "asking", "metadata": given})).json()
+    resumed = (await alice.post(f"/agent/runs/{asked['run_id']}/resume", json={"value": "yes"})).json()
+    failed = (await alice.post("/agent/invoke", json={"message": "hi", "agent": "failing", "metadata": given})).json()
+    seen = (await alice.get(f"/agent/runs/{asked['run_id']}")).json()
+    runs = (await alice.get("/agent/threads/t")).json()["runs"]
+    assert [run["metadata"] for run in (asked, resumed, failed["run"], seen, *runs)] == [given] * 6
+
+
+async def test_a_key_for_some_agents_starts_only_those_and_still_reads_its_users_runs(
+    real: Real, port: int, alice: httpx.AsyncClient
+) -> None:
+    run = (await alice.post("/agent/invoke", json=ASK | {"agent": "asking"})).json()
+    key = await real.container.keys.create(ALICE, agents=frozenset({AgentName("echo")}))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": key.text}) as limited:
+        started = await limited.post("/agent/invoke", json={"message": "hi"})
+        refused = await limited.post("/agent/invoke", json={"message": "hi", "agent": "asking"})
+        resumed = await limited.post(f"/agent/runs/{run['run_id']}/resume", json={"value": "yes"})
+        seen = await limited.get(f"/agent/runs/{run['run_id']}")
+        threads = (await limited.get("/agent/threads")).json()["threads"]
+        agents = (await limited.get("/agent/agents")).json()["agents"]
+    assert started.json()["agent"] == "echo"
+    assert [answer.json()["code"] for answer in (refused, resumed)] == ["permission_denied"] * 2
+    assert seen.json() == run
+    assert {thread["agent"] for thread in threads} == {"asking", "echo"}
+    assert [agent["name"] for agent in agents] == ["echo"]
 
 
 async def test_a_drain_hands_streams_over_and_names_the_run_to_waiters(tmp_path: Path) -> None:

@@ -123,6 +123,18 @@ async def test_a_server_that_drains_says_where_to_go_on(fakes: Fakes, port: int)
     assert fakes.runs.left == []
 
 
+async def test_a_log_that_breaks_ends_the_stream_in_good_order(fakes: Fakes, port: int) -> None:
+    async with connected(port) as wire:
+        await ask(wire, "/agent/stream")
+        await data_of(wire)
+        await fakes.runs.break_log(ValueError("a row that nobody can read"))
+        assert (await data_of(wire))["type"] == "handover"
+        await wire.until(b"0\r\n\r\n")
+        await wire.head("GET", "/livez")
+        assert (await wire.answer()).status == 200, "the connection can be used again"
+    assert fakes.runs.left == []
+
+
 async def test_a_silent_stream_is_kept_open_by_comments(fakes: Fakes) -> None:
     async with served(fakes, HttpLimits(stream_heartbeat=timedelta(milliseconds=10))) as port, connected(port) as wire:
         await ask(wire, "/agent/stream")

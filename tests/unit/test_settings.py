@@ -83,6 +83,11 @@ def test_secrets_do_not_show_in_the_repr(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "hidden" not in repr(settings)
 
 
+def test_a_given_pepper_goes_before_the_folders() -> None:
+    assert Settings(key_pepper=SecretStr("given-by-the-operator")).pepper(bytes) == b"given-by-the-operator"
+    assert Settings(key_pepper=None).pepper(lambda: b"of the folder") == b"of the folder"
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])
 def test_a_loopback_address_may_go_without_auth(host: str) -> None:
     assert is_loopback(host)

@@ -5,6 +5,7 @@ under one lock, so the one connection can be asked from any thread.
 """
 
 import sqlite3
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class DocsIndex:
     def __init__(self, root: Path | None) -> None:
         # One connection for all threads: an in-memory database belongs to its connection. The lock guards it.
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+        # An agent is never told that it is no longer needed, and SQLite wants to be closed.
+        weakref.finalize(self, self._connection.close)
         self._lock = Lock()
         self._rows: list[_Row] = []
         self._connection.execute(_SCHEMA)

@@ -49,11 +49,10 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
     if problem is not None:
         raise ConfigError(problem)
     migrate(folder.database)
-    pepper = settings.key_pepper.get_secret_value().encode() if settings.key_pepper else folder.pepper()
     clock = SystemClock()
     async with open_sqlite(folder.database) as database:
         yield OperatorData(
-            keys=Keys(SqlKeyStore(database), clock, pepper),
+            keys=Keys(SqlKeyStore(database), clock, settings.pepper(folder.pepper)),
             runs=SqlRunStore(database),
             queue=SqlRunQueue(database, clock),
         )

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from roadworthy.settings import Settings
 
 _PREFIX = "ROADWORTHY_"
+_SECRETS = ("_API_KEY", "_ACCESS_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+# A shorter value is more likely a word than a secret.
+_SECRET_LENGTH = 8
 
 
 def load_settings(target: str | None = None, *, folder: Path | None = None, **overrides: object) -> "Settings":
@@ -99,6 +102,13 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterable[
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             yield f"{name} is no setting and has no effect{hint}"
+
+
+def secret_values(environment: Mapping[str, str] | None = None) -> Iterable[str]:
+    """What variables hold that are named like secrets, our own and other programs': nothing of it belongs into a log."""
+    for name, value in (os.environ if environment is None else environment).items():
+        if name.endswith(_SECRETS) and len(value) >= _SECRET_LENGTH:
+            yield value
 
 
 def _locations() -> Iterable[tuple[str, str]]:

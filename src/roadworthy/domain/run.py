@@ -97,7 +97,7 @@ class RunRequest:
     """What a caller asks for, in no dialect's words. Stored with the run, so that any worker can start it over.
 
     ``payload``: for INPUT the agent's input state (a dialect has already turned a message into it), for RESUME the
-    answer, for CONTINUE None. ``rollback_of``: the run whose state changes are undone before this one starts.
+    answer, for CONTINUE None. ``message_length``: characters of the message's text, for the log.
     """
 
     kind: InputKind

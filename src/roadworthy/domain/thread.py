@@ -7,6 +7,8 @@ from roadworthy.domain.ids import AgentName, RunId, ThreadId
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Owner
 
+MAX_CONTENT_BLOCKS = 100  # of one message
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadRef:

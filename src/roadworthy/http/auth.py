@@ -81,13 +81,13 @@ def _key_of(request: Request) -> str:
 
 
 def _on_behalf_of(principal: Principal, user: str) -> Principal:
+    """The named user, with what a user's own key may do: no more, no less, whatever else the backend's key may."""
     principal.require(Scope.RUNS_ON_BEHALF)
     try:
         owner = replace(principal.owner, user=parse_user_id(user))
     except InvalidRequest as exc:
         raise InvalidRequest(exc.message, field=ON_BEHALF_OF) from None
-    held = USER_SCOPES if Scope.ADMIN in principal.scopes else principal.scopes & USER_SCOPES
-    return replace(principal, owner=owner, scopes=held)
+    return replace(principal, owner=owner, scopes=USER_SCOPES)
 
 
 def _require_local_host(request: Request) -> None:

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from roadworthy.domain.errors import MalformedBody, UnsupportedMediaType
 from roadworthy.domain.json import JsonValue
 from roadworthy.http.auth import require_authenticated
-from roadworthy.http.deps import web_of
+from roadworthy.http.deps import HttpLimits, web_of
 
 MAX_DEPTH = 64
 _INTEGERS = range(-(2**63), 2**64)  # what every JSON encoder and checkpoint format on the way can hold
@@ -35,6 +35,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class JsonBody(Generic[Model]):
     """Dependency that reads a body into ``model``. ``optional``: no body at all counts as ``{}``.
+
+    The model is validated with this server's HttpLimits as its context.
 
     Raises (when a request comes):
         UnsupportedMediaType: the content type is not JSON.
@@ -51,21 +53,22 @@ class JsonBody(Generic[Model]):
     async def __call__(self, request: Request) -> Model:
         """Read, parse and validate."""
         require_authenticated(request)
+        limits = web_of(request).limits
         declared = request.headers.get("content-type")
         if declared is None and self.optional:
             if await _whole_body(request):
                 raise UnsupportedMediaType("The content type must be application/json.")
-            return self._validated({})
+            return self._validated({}, limits)
         if declared is None or not _JSON_TYPE.fullmatch(declared.strip()):
             raise UnsupportedMediaType("The content type must be application/json.")
         body = await _whole_body(request)
         if not body and self.optional:
-            return self._validated({})
-        return self._validated(await _parse_beside(body))
+            return self._validated({}, limits)
+        return self._validated(await _parse_beside(body), limits)
 
-    def _validated(self, value: JsonValue) -> Model:
+    def _validated(self, value: JsonValue, limits: HttpLimits) -> Model:
         try:
-            return self.model.model_validate(value)
+            return self.model.model_validate(value, context=limits)
         except ValidationError as exc:
             found = exc.errors(include_url=False, include_input=False, include_context=False)
             raise RequestValidationError([{**error, "loc": ("body", *error["loc"])} for error in found]) from None

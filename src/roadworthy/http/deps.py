@@ -1,118 +1,23 @@
 """What routes are given: the services and the limits of the web side.
 
 ``app.py`` puts a ``Web`` into the application's state; routes see it only through the ``Annotated`` aliases here and in
-``http/auth.py``, where the caller joins it. The protocols name the part of each service that the web side uses;
-``bootstrap.py`` makes the real ones.
+``http/auth.py``, where the caller joins it. ``bootstrap.py`` makes the services.
 """
 
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from fastapi import Depends
 from starlette.requests import Request
 
-from roadworthy.domain.agent import Agent
-from roadworthy.domain.event import Event, EventId
-from roadworthy.domain.json import JsonValue
-from roadworthy.domain.page import Page
-from roadworthy.domain.principal import Principal
-from roadworthy.domain.run import DisconnectPolicy, Run
-from roadworthy.domain.thread import Thread
-from roadworthy.ports.queue import Accepted, IdempotencyRecord
-from roadworthy.services.readiness import Problem
-from roadworthy.services.runs import CreateRun
-from roadworthy.services.threads import ThreadView
-
-
-class Runs(Protocol):
-    """See ``services/runs.py``."""
-
-    async def create(self, principal: Principal, command: CreateRun) -> Accepted:
-        """Accept a run, or join the one with the same idempotency key."""
-        ...
-
-    async def get(self, principal: Principal, run_id: str) -> Run:
-        """One own run."""
-        ...
-
-    async def wait(self, run: Run) -> Run:
-        """The run's final row."""
-        ...
-
-    async def cancel(self, principal: Principal, run_id: str) -> Run:
-        """Stop an own run."""
-        ...
-
-    async def disconnected(self, run: Run) -> None:
-        """Apply the run's policy: the connection that created it has ended."""
-        ...
-
-    async def resume(
-        self,
-        principal: Principal,
-        run_id: str,
-        value: JsonValue,
-        *,
-        request_id: str,
-        idempotency: IdempotencyRecord | None,
-        on_disconnect: DisconnectPolicy,
-    ) -> Accepted:
-        """Go on behind a run, in a new one."""
-        ...
-
-
-class Streams(Protocol):
-    """See ``services/streams.py``."""
-
-    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]:
-        """Batches of events behind ``after``, to the end of the run or until the server drains."""
-        ...
-
-
-class Threads(Protocol):
-    """See ``services/threads.py``."""
-
-    async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[Thread]:
-        """Own threads, the latest used first."""
-        ...
-
-    async def get(self, principal: Principal, thread_id: str) -> ThreadView:
-        """One own thread with what it holds."""
-        ...
-
-    async def erase(self, principal: Principal, thread_id: str) -> None:
-        """Delete an own thread."""
-        ...
-
-
-class Keys(Protocol):
-    """See ``services/keys.py``."""
-
-    async def authenticate(self, text: str) -> Principal:
-        """The caller behind a key."""
-        ...
-
-
-class Agents(Protocol):
-    """See ``services/agents.py``."""
-
-    def list(self, principal: Principal) -> Sequence[Agent]:
-        """Agents that the caller may run, the default first."""
-        ...
-
-
-class Readiness(Protocol):
-    """See ``services/readiness.py``."""
-
-    async def problems(self) -> Sequence[Problem]:
-        """Why traffic should go elsewhere."""
-        ...
-
-    def degraded(self) -> Sequence[Problem]:
-        """What is wrong outside of the process."""
-        ...
+from roadworthy.http.readiness import RecentProblems
+from roadworthy.services.agents import Agents
+from roadworthy.services.keys import Keys
+from roadworthy.services.readiness import Readiness
+from roadworthy.services.runs import Runs
+from roadworthy.services.streams import Streams
+from roadworthy.services.threads import Threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +50,7 @@ class Web:
 
     services: Services
     limits: HttpLimits
+    problems: RecentProblems
     auth: bool
     version: str
 

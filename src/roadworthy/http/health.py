@@ -1,6 +1,6 @@
 """Probes: is the process there, is it alive, should it get traffic. They need no key.
 
-Mounted by ``app.py``; calls ``services/readiness.py``.
+Mounted by ``app.py``; calls ``http/readiness.py`` and ``services/readiness.py``.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ async def livez() -> Response:
 )
 async def readyz(web: WebState) -> Response:
     """Checks what the server needs to take a run. A provider's trouble is `degraded`, no reason to go elsewhere."""
-    problems = _named(await web.services.readiness.problems())
+    problems = _named(await web.problems.get())
     body = {
         "status": "not_ready" if problems else "ready",
         "problems": problems,

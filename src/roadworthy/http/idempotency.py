@@ -18,7 +18,8 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[!-~]+$",
-        description="Repeating a request with the same key and body returns the same run instead of starting another.",
+        description="Repeating a request with the same key and body returns the same run instead of starting another. "
+        "The run then outlives this connection, unless `on_disconnect` says otherwise.",
     ),
 ]
 

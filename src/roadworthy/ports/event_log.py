@@ -1,6 +1,6 @@
 """The log of a run's events. Adapter: ``storage/event_log.py`` (memory, spilled to SQL)."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from roadworthy.domain.event import Event, EventId, RunEvent
@@ -34,11 +34,11 @@ class EventLog(Protocol):
         """
         ...
 
-    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+    def follow(self, run: Run, *, after: EventId | None) -> AsyncGenerator[Sequence[Event], None]:
         """Batches of events behind ``after``, first what is there, then live, until the RunEnded event.
 
         Ends early, without RunEnded, when the server drains. Batches are never empty. A slow reader costs
-        nothing but the run's own log.
+        nothing but the run's own log. Who leaves before the end closes it.
         """
         ...
 

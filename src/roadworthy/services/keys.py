@@ -31,6 +31,8 @@ _OURS = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_ID + _SECRET + _CHECKSUM}}}")
 _GIVEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{8,200}}")
 _REFUSED = "the API key is missing, unknown, revoked or expired"
 _CACHE_SIZE = 10_000
+# Characters after the prefix; of random ones, 24 are more than 128 bits.
+_LONG_ENOUGH = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,16 +137,22 @@ class Keys:
         return await self._store.list(tenant)
 
     async def register_admin(self, text: str) -> None:
-        """Make a given text an admin key. Idempotent.
+        """Make a given text an admin key, unless it is one already.
 
         Raises:
-            ConfigError: it does not look like a key.
+            ConfigError: it does not look like a key, or is a stored one that opens nothing or is no admin's.
         """
         key_id = self._id_of(text)
         if key_id is None:
             raise ConfigError(f"the admin key must be {PREFIX} and at least 8 characters of A-Z a-z 0-9 _ -")
         owner = Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER)
-        await self._store.insert(self._key(text, key_id, owner, "given at start", ALL_SCOPES, None, None))
+        given = self._key(text, key_id, owner, "given at start", ALL_SCOPES, None, None)
+        if await self._store.insert(given):
+            return
+        stored = await self._store.find(key_id)
+        problem = None if stored is None else self._admin_problem(stored, given.digest)
+        if problem is not None:
+            raise ConfigError(f"the admin key given {problem}: give another one, or none")
 
     async def first_admin(self) -> NewKey | None:
         """An admin key when there is no key at all yet, else None."""
@@ -167,6 +175,16 @@ class Keys:
             self._cache.clear()
         self._cache[key_id] = (key, now)
         return key
+
+    def _admin_problem(self, stored: ApiKey, digest: bytes) -> str | None:
+        now = self._clock.now()
+        if not hmac.compare_digest(stored.digest, digest):
+            return "does not fit the stored key of its id (another secret, or another pepper)"
+        if stored.revoked_at is not None and stored.revoked_at <= now:
+            return "was revoked"
+        if not stored.usable_at(now):
+            return "has expired"
+        return None if Scope.ADMIN in stored.scopes else f"lacks the scope {Scope.ADMIN.value}"
 
     def _id_of(self, text: str) -> KeyId | None:
         """The public id inside a key of ours; for a given admin key, an id derived from it. None: no key at all."""
@@ -202,6 +220,11 @@ class Keys:
             created_at=now,
             expires_at=None if expires_in is None else now + expires_in,
         )
+
+
+def is_short(text: str) -> bool:
+    """Whether a key that somebody made up has so few characters that it may be guessed."""
+    return len(text.removeprefix(PREFIX)) < _LONG_ENOUGH
 
 
 def _generate() -> str:

@@ -1,6 +1,6 @@
 """A run's events from any position: what is there, then live, then the end. Every stream and join of every dialect."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from roadworthy.domain.event import Event, EventId
 from roadworthy.domain.run import Run
@@ -13,6 +13,9 @@ class Streams:
     def __init__(self, log: EventLog) -> None:
         self._log = log
 
-    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]:
-        """Batches of events behind ``after``; ends after RunEnded, or without it when the server drains."""
+    def follow(self, run: Run, *, after: EventId | None) -> AsyncGenerator[Sequence[Event], None]:
+        """Batches of events behind ``after``; ends after RunEnded, or without it when the server drains.
+
+        Who leaves before the end closes it.
+        """
         return self._log.follow(run, after=after)

@@ -13,15 +13,19 @@ MASK: Final = "[redacted]"
 # A shorter value masks ordinary words by accident.
 _MIN_VALUE: Final = 6
 
-_NAMED = r"\b(?:x-api-key|api[_-]?key|authorization|password)\b['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic)\s+)?"
+_NAMES = r"x-api-key|api[_-]?key|authorization|password|client[_-]?secret|access[_-]?token"
+_NAMED = rf"(?:\b|_)(?:{_NAMES})\b['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic)\s+)?"
 _SHAPES: Final = (
     (re.compile(r"\brw_live_[A-Za-z0-9_-]+"), MASK),
     (re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{8,}"), MASK),
     (re.compile(r"\btvly-[A-Za-z0-9_-]{4,}"), MASK),
+    (re.compile(r"\bAIza[\w-]{20,}"), MASK),
+    (re.compile(r"\blsv2_\w+"), MASK),
+    (re.compile(r"(?i)([?&]key=)[^\s&'\"]+"), rf"\1{MASK}"),
     (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{6,}"), rf"\1{MASK}"),
     (re.compile(rf"(?i)({_NAMED})[^\s'\",;}}\])]{{4,}}"), rf"\1{MASK}"),
-    # user:password@ in the address of a database or a proxy
-    (re.compile(r"(\w+://[^\s:/@]*:)[^\s/@]+@"), rf"\1{MASK}@"),
+    # user:password@ in an address; a password is often written with an @ of its own
+    (re.compile(r"(\w+://)[^\s/]+@"), rf"\1{MASK}@"),
     # pydantic shows the input that it refuses
     (re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL), f"input_value={MASK}"),
 )

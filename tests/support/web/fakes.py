@@ -1,7 +1,7 @@
 """The services behind the web side, in memory and moved by the test: runs end when it says so."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -31,14 +31,18 @@ from roadworthy.domain.run import (
 from roadworthy.domain.thread import Message, Thread, ThreadRef
 from roadworthy.http.deps import Services
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
-from roadworthy.services.readiness import Problem
-from roadworthy.services.runs import CreateRun
-from roadworthy.services.threads import ThreadView
+from roadworthy.services.agents import Agents
+from roadworthy.services.keys import Keys
+from roadworthy.services.readiness import Problem, Readiness
+from roadworthy.services.runs import CreateRun, Runs
+from roadworthy.services.streams import Streams
+from roadworthy.services.threads import Threads, ThreadView
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ALICE = Owner(tenant=TenantId("default"), user=UserId("alice"))
 KEY = "rw_live_alice"
 BACKEND_KEY = "rw_live_backend"
+ON_BEHALF_KEY = "rw_live_on_behalf"
 DEMO = Agent(name=AgentName("demo"), description="answers", accepts_message=True, input_schema={"type": "object"})
 
 
@@ -67,7 +71,7 @@ class _Entry:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class FakeRuns:
+class FakeRuns(Runs):
     """``commands``: what was asked to be created; ``left``: runs whose creating connection ended."""
 
     def __init__(self) -> None:
@@ -84,8 +88,10 @@ class FakeRuns:
         self._entries: dict[RunId, _Entry] = {}
         self._keys: dict[str, tuple[str, RunId]] = {}
         self._changed = asyncio.Condition()
+        self._broken: Exception | None = None
 
     async def create(self, principal: Principal, command: CreateRun) -> Accepted:
+        principal.require(Scope.RUNS_WRITE)
         if self.refusal is not None:
             raise self.refusal
         joined = self._joined(command.idempotency)
@@ -94,7 +100,14 @@ class FakeRuns:
         self.commands.append(command)
         self.principals.append(principal)
         thread = ThreadId(command.thread_id or new_id())
-        run = make_run(owner=principal.owner, thread_id=thread, status=RunStatus.RUNNING, attempt=1, started_at=MOMENT)
+        run = make_run(
+            owner=principal.owner,
+            thread_id=thread,
+            request=RunRequest(kind=InputKind.INPUT, payload=None, metadata=command.metadata),
+            status=RunStatus.RUNNING,
+            attempt=1,
+            started_at=MOMENT,
+        )
         self._entries[run.run_id] = _Entry(run)
         if command.idempotency is not None:
             self._keys[command.idempotency.key] = (command.idempotency.body_hash, run.run_id)
@@ -179,6 +192,12 @@ class FakeRuns:
         await self.push(run_id, RunEnded(status=status, error=result.error))
         entry.ended.set()
 
+    async def break_log(self, failure: Exception) -> None:
+        """Whoever follows a run meets ``failure``."""
+        self._broken = failure
+        async with self._changed:
+            self._changed.notify_all()
+
     async def hand_over(self) -> None:
         """The server drains: waits and streams end."""
         self.draining = True
@@ -187,7 +206,7 @@ class FakeRuns:
         async with self._changed:
             self._changed.notify_all()
 
-    async def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+    async def follow(self, run: Run, *, after: EventId | None) -> AsyncGenerator[Sequence[Event], None]:
         entry = self._entries[run.run_id]
         position = after
         while True:
@@ -195,6 +214,8 @@ class FakeRuns:
             if batch:
                 yield batch
                 position = batch[-1].id
+            if self._broken is not None:
+                raise self._broken
             if self.draining or (entry.events and isinstance(entry.events[-1].body, RunEnded)):
                 return
             async with self._changed:
@@ -209,17 +230,17 @@ class FakeRuns:
         return self._entries[known[1]].run
 
 
-class FakeStreams:
+class FakeStreams(Streams):
     """Follows what FakeRuns has."""
 
     def __init__(self, runs: FakeRuns) -> None:
         self._runs = runs
 
-    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+    def follow(self, run: Run, *, after: EventId | None) -> AsyncGenerator[Sequence[Event], None]:
         return self._runs.follow(run, after=after)
 
 
-class FakeThreads:
+class FakeThreads(Threads):
     """One thread of alice's, called ``t``."""
 
     def __init__(self) -> None:
@@ -256,14 +277,15 @@ class FakeThreads:
             raise NotFound("there is no such thread")
 
 
-class FakeKeys:
-    """Two keys: alice's own, and a backend's that may speak for others."""
+class FakeKeys(Keys):
+    """Alice's own key, a backend's that may speak for others too, and one that may do only that."""
 
     def __init__(self) -> None:
         backend = Owner(tenant=TenantId("default"), user=UserId("backend"))
         self._known = {
             KEY: Principal(owner=ALICE, scopes=USER_SCOPES),
             BACKEND_KEY: Principal(owner=backend, scopes=USER_SCOPES | {Scope.RUNS_ON_BEHALF}),
+            ON_BEHALF_KEY: Principal(owner=backend, scopes=frozenset({Scope.RUNS_ON_BEHALF})),
         }
 
     async def authenticate(self, text: str) -> Principal:
@@ -273,21 +295,37 @@ class FakeKeys:
             raise Unauthenticated("the key is not valid") from None
 
 
-class FakeAgents:
+class FakeAgents(Agents):
     """The demo agent alone."""
+
+    def __init__(self) -> None:
+        pass
 
     def list(self, principal: Principal) -> Sequence[Agent]:
         return [DEMO]
 
 
-class FakeReadiness:
-    """As well as the test says."""
+class FakeReadiness(Readiness):
+    """As well as the test says. ``looked``: how often somebody asked what is wrong."""
 
     def __init__(self) -> None:
         self.wrong: list[Problem] = []
         self.outside: list[Problem] = []
+        self.looked = 0
+        self._draining = False
+
+    def begin_to_drain(self) -> None:
+        """The server shuts down."""
+        self._draining = True
+        self.wrong = [Problem(name="draining", detail="the server is shutting down")]
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
 
     async def problems(self) -> Sequence[Problem]:
+        self.looked += 1
+        await asyncio.sleep(0)
         return self.wrong
 
     def degraded(self) -> Sequence[Problem]:

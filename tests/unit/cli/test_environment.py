@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from roadworthy.cli.environment import env_name, export_files, load_settings, unknown_variables
+from roadworthy.cli.environment import env_name, export_files, load_settings, secret_values, unknown_variables
 from roadworthy.domain.errors import ConfigError
 from roadworthy.settings import Settings
 
@@ -99,6 +99,27 @@ def test_the_command_line_wins_over_the_environment(tmp_path: Path, monkeypatch:
 def test_no_auth_beyond_this_machine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"only on a loopback address, not on 0\.0\.0\.0"):
         load_settings(folder=tmp_path, auth=False, host="0.0.0.0")
+
+
+def test_values_of_variables_named_like_secrets_are_secrets() -> None:
+    environment = {
+        "GOOGLE_API_KEY": "google-key",
+        "LANGSMITH_API_KEY": "",
+        "HF_TOKEN": "hub-token",
+        "SESSION_SECRET": "session-secret",
+        "POSTGRES_PASSWORD": "database-password",
+        "AWS_SECRET_ACCESS_KEY": "cloud-access-key",
+        "SHORT_PASSWORD": "dog",
+        "TOKENIZERS_PARALLELISM": "not-a-secret",
+        "PATH": "/usr/local/bin",
+    }
+    assert list(secret_values(environment)) == [
+        "google-key",
+        "hub-token",
+        "session-secret",
+        "database-password",
+        "cloud-access-key",
+    ]
 
 
 def test_a_mistyped_variable_is_named_with_its_likely_meaning() -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from roadworthy.domain.principal import USER_SCOPES
 from tests.support.web.calls import calling
-from tests.support.web.fakes import BACKEND_KEY, KEY, Fakes, RunResult, RunStatus
+from tests.support.web.fakes import BACKEND_KEY, KEY, ON_BEHALF_KEY, Fakes, RunResult, RunStatus
 
 ASK = {"message": "hi"}
 
@@ -57,13 +57,21 @@ async def test_without_one_usable_key_nothing_is_told(fakes: Fakes, headers: dic
     assert fakes.runs.commands == []
 
 
-async def test_a_backend_names_the_user_it_calls_for(fakes: Fakes) -> None:
-    async with calling(fakes, key=BACKEND_KEY) as client:
+@pytest.mark.parametrize("key", [BACKEND_KEY, ON_BEHALF_KEY])
+async def test_a_backend_names_the_user_it_calls_for(fakes: Fakes, key: str) -> None:
+    async with calling(fakes, key=key) as client:
         answer = await client.post("/agent/invoke", json=ASK, headers={"X-On-Behalf-Of": "carol@example.org"})
     assert answer.status_code == 200
     (principal,) = fakes.runs.principals
     assert (principal.owner.tenant, principal.owner.user) == ("default", "carol@example.org")
     assert principal.scopes == USER_SCOPES, "a user does not inherit the right to speak for others"
+
+
+async def test_a_key_that_only_speaks_for_others_opens_nothing_of_its_own(fakes: Fakes) -> None:
+    async with calling(fakes, key=ON_BEHALF_KEY) as client:
+        answer = await client.post("/agent/invoke", json=ASK)
+    assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
+    assert fakes.runs.commands == []
 
 
 async def test_a_users_own_key_cannot_speak_for_another(fakes: Fakes) -> None:

@@ -1,3 +1,8 @@
+import asyncio
+
+import pytest
+
+from roadworthy.http import readiness
 from roadworthy.services.readiness import Problem
 from tests.support.web.calls import calling
 from tests.support.web.fakes import Fakes
@@ -30,3 +35,31 @@ async def test_a_providers_trouble_degrades_but_does_not_unready() -> None:
     assert (health.status_code, ready.status_code) == (200, 200)
     assert health.json()["status"] == "healthy"
     assert health.json()["degraded"] == ready.json()["degraded"] == [{"name": "provider", "detail": "overloaded"}]
+
+
+async def test_probes_without_a_key_cannot_keep_the_database_busy() -> None:
+    fakes = Fakes()
+    async with calling(fakes, key=None) as client, asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(client.get("/readyz"))
+    assert fakes.readiness.looked == 1
+
+
+async def test_what_is_wrong_is_looked_up_again_when_it_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "FRESH_SECONDS", 0)
+    fakes = Fakes()
+    async with calling(fakes, key=None) as client:
+        before = await client.get("/readyz")
+        fakes.readiness.wrong = [Problem(name="database", detail="does not answer")]
+        after = await client.get("/readyz")
+    assert (before.status_code, after.status_code) == (200, 503)
+
+
+async def test_a_shutdown_is_told_at_once() -> None:
+    fakes = Fakes()
+    async with calling(fakes, key=None) as client:
+        before = await client.get("/readyz")
+        fakes.readiness.begin_to_drain()
+        after = await client.get("/readyz")
+    assert (before.status_code, after.status_code) == (200, 503)
+    assert after.json()["problems"][0]["name"] == "draining"

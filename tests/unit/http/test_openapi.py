@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.routing import Route
 
 from roadworthy.app import build_app
 from roadworthy.http.deps import HttpLimits
@@ -78,10 +79,25 @@ def test_without_auth_no_key_is_asked_for() -> None:
     assert not [path for _, path, operation in operations(document) if "security" in operation]
 
 
-async def test_the_document_and_a_page_for_it_are_served_without_a_key() -> None:
+async def test_the_document_is_served_without_a_key() -> None:
     async with calling(Fakes(), key=None) as client:
         assert (await client.get("/openapi.json")).json()["info"]["title"] == "Roadworthy"
-        assert "/openapi.json" in (await client.get("/docs")).text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+async def test_there_is_no_page_that_would_load_scripts_from_elsewhere(path: str) -> None:
+    async with calling(Fakes()) as client:
+        assert (await client.get(path)).status_code == 404
+
+
+async def test_only_the_probes_and_the_document_are_open() -> None:
+    served = app()
+    paths = {route.path: route.methods or set() for route in served.routes if isinstance(route, Route)}
+    assert set(served.openapi()["paths"]) < set(paths)
+    async with calling(Fakes(), key=None) as client:
+        answers = {path: await client.request(min(methods), path) for path, methods in paths.items()}
+    opened = {path for path, answer in answers.items() if answer.status_code != 401}
+    assert opened == {"/health", "/livez", "/readyz", "/openapi.json"}
 
 
 async def test_a_wrong_method_is_told_every_right_one() -> None:

@@ -7,7 +7,7 @@ import pytest
 from roadworthy.domain.errors import ConfigError, NotFound, Unauthenticated
 from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
 from roadworthy.domain.principal import USER_SCOPES, ApiKey, Owner, Scope
-from roadworthy.services.keys import Keys
+from roadworthy.services.keys import Keys, is_short
 
 ANN = Owner(tenant=TenantId("default"), user=UserId("ann"))
 
@@ -156,6 +156,45 @@ async def test_a_given_admin_key_is_registered_once(keys: Keys, store: MemoryKey
 async def test_a_given_admin_key_that_is_none_is_refused(keys: Keys) -> None:
     with pytest.raises(ConfigError, match="rw_live_"):
         await keys.register_admin("hunter2")
+
+
+@pytest.mark.parametrize(
+    ("revoked", "expires", "complaint"), [(-1, None, "was revoked"), (None, -1, "has expired"), (1, 1, None)]
+)
+async def test_a_given_admin_key_that_opens_nothing_any_more_is_refused(
+    keys: Keys, store: MemoryKeys, clock: FakeClock, revoked: int | None, expires: int | None, complaint: str | None
+) -> None:
+    text = "rw_live_given_by_the_operator"
+    await keys.register_admin(text)
+    (key_id,) = store.keys
+
+    def at(seconds: int | None) -> datetime | None:
+        return None if seconds is None else clock.now() + timedelta(seconds=seconds)
+
+    await store.end(None, key_id, revoked_at=at(revoked), expires_at=at(expires))
+    if complaint is None:
+        await keys.register_admin(text)
+        return
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        await keys.register_admin(text)
+    assert text not in caught.value.message
+
+
+async def test_a_users_key_is_no_admin_key(keys: Keys) -> None:
+    text = (await keys.create(ANN)).text
+    with pytest.raises(ConfigError, match="lacks the scope admin"):
+        await keys.register_admin(text)
+
+
+async def test_a_given_admin_key_of_another_pepper_is_refused(store: MemoryKeys, clock: FakeClock) -> None:
+    new = await Keys(store, clock, b"another-pepper").create(ANN, scopes=frozenset({Scope.ADMIN}))
+    with pytest.raises(ConfigError, match="pepper"):
+        await Keys(store, clock, b"pepper-of-the-test").register_admin(new.text)
+
+
+@pytest.mark.parametrize(("secret", "short"), [("a" * 23, True), ("a" * 24, False)])
+def test_a_key_that_can_be_guessed_is_told_from_one_that_cannot(secret: str, short: bool) -> None:
+    assert is_short(f"rw_live_{secret}") is short
 
 
 async def test_only_an_empty_database_gets_a_first_admin(keys: Keys) -> None:

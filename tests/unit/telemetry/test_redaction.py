@@ -16,7 +16,17 @@ KEY = "rw_live_" + "0aZ_-" * 10
         ("authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
         ("x-api-key: 1234abcd", "1234abcd"),
         ("api_key='hushhush'", "hushhush"),
+        ("GOOGLE_API_KEY=hushhush", "hushhush"),
+        ("{'SERVICE_PASSWORD': 'hushhush'}", "hushhush"),
+        ("client_secret=hushhush&access_token=hush", "hush"),
+        ("key AIzaSyA-0123456789_abcdefghijklmnopqrs", "AIzaSyA-0123456789_abcdefghijklmnopqrs"),
+        ("GET https://models.example/v1?alt=sse&key=hushhush failed", "hushhush"),
+        ("GET https://models.example/v1?key=hushhush&alt=sse", "hushhush"),
+        ("langsmith lsv2_pt_0123456789abcdef_0123", "0123456789abcdef"),
         ("postgresql://app:s3cr3t@db/roadworthy", "s3cr3t"),
+        ("postgresql://app:s3c@r3t@db/roadworthy", "s3c"),
+        ("postgresql://app:s3c@r3t@db/roadworthy", "r3t"),
+        ("https://s3cr3t@example.org", "s3cr3t"),
         ("1 error: input_value='dear diary', input_type=str", "dear diary"),
     ],
 )
@@ -36,7 +46,8 @@ def test_a_value_too_short_to_be_a_secret_masks_nothing() -> None:
 
 
 def test_ordinary_text_stays_as_it_is() -> None:
-    text = "GET /agent/runs/0af3 answered 404 in 3 ms; the bearer of bad news keyed it in: task-force, risk-free"
+    text = "GET /agent/runs/0af3 answered 404 in 3 ms; the bearer of bad news keyed it in: task-force, risk-free, "
+    text += "monkey=1, max_tokens=5; write to ann@example.org about https://example.org/a?page=2"
     assert Redaction(["something else"]).text(text) == text
 
 

@@ -55,11 +55,16 @@ async def ended_run(request: Request, accepted: Accepted) -> Response:
     return json_response(run_json(run)) if problem is None else problem_response(problem, request)
 
 
-async def created_stream(request: Request, accepted: Accepted, *, after: EventId | None) -> Response:
-    """The events of a run for the connection that asked for it."""
-    runs = web_of(request).services.runs
-    leave = None if accepted.replayed else partial(runs.disconnected, accepted.run)
-    return await run_stream(request, accepted.run, after=after, on_disconnect=leave)
+async def created_stream(request: Request, accepted: Accepted, *, position: EventId | None) -> Response:
+    """The events of a run for the connection that asked for it. ``position`` counts only where it can: in this run,
+    and when the run is an earlier one.
+    """
+    run = accepted.run
+    if not accepted.replayed:
+        leave = partial(web_of(request).services.runs.disconnected, run)
+        return await run_stream(request, run, after=None, on_disconnect=leave)
+    behind = position is not None and position.ord == run.ord
+    return await run_stream(request, run, after=position if behind else None)
 
 
 async def run_stream(

@@ -28,6 +28,7 @@ def run_json(run: Run) -> Json:
         "usage": usage_json(result.usage),
         "cost_usd": None,
         "interrupts": [{"id": one.id, "value": one.value} for one in result.interrupts],
+        "metadata": run.request.metadata,
         "created_at": run.created_at,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
@@ -72,7 +73,6 @@ def thread_json(thread: Thread) -> Json:
         "thread_id": thread.ref.thread_id,
         "agent": thread.agent,
         "active_run_id": thread.active_run,
-        "metadata": thread.metadata,
         "created_at": thread.created_at,
         "updated_at": thread.updated_at,
     }

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from roadworthy.domain.json import JsonObject
+from roadworthy.domain.run import DisconnectPolicy
 from roadworthy.http.auth import Call, Caller
 from roadworthy.http.bodies import JsonBody
 from roadworthy.http.idempotency import IdempotencyKey, record_of
@@ -18,7 +19,7 @@ from roadworthy.http.sse import MEDIA_TYPE
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.answers import created_stream, ended_run, json_response, run_stream, wants_events
 from roadworthy.protocols.plain.documents import agent_json, run_json
-from roadworthy.protocols.plain.stream import parse_position
+from roadworthy.protocols.plain.stream import parse_position, position_in
 from roadworthy.services.runs import CreateRun
 
 router = APIRouter(prefix="/agent", tags=["runs"])
@@ -94,7 +95,7 @@ async def invoke(
     response_description="The run's events.",
     responses={
         200: {"content": {MEDIA_TYPE: _EVENTS}},
-        204: {"description": "The run has ended, and there is nothing behind `Last-Event-ID`."},
+        204: {"description": "The run of this `Idempotency-Key` has ended; there is nothing behind `Last-Event-ID`."},
         **problems(*_CREATING),
     },
     openapi_extra=json_request(wire.RunBody),
@@ -108,10 +109,12 @@ async def stream(
 ) -> Response:
     """Run an agent and watch it: server-sent events from `run` to `done`.
 
+    `Last-Event-ID` counts when an `Idempotency-Key` finds a run that was begun before; a new run has no events yet.
     Whatever keeps the run from being accepted is a problem; once the stream has begun, its outcome is in its events.
     """
+    position = parse_position(last_event_id)  # before there is a run: nothing may be refused once it has begun
     accepted = await call.services.runs.create(call.principal, _command(body, call, idempotency_key))
-    return await created_stream(request, accepted, after=parse_position(last_event_id, accepted.run))
+    return await created_stream(request, accepted, position=position)
 
 
 @router.get("/runs/{run_id}", operation_id="get_run", response_model=wire.Run, responses=problems(404))
@@ -141,7 +144,7 @@ async def stream_run(
 ) -> Response:
     """Watch a run that is under way, or read again what one did. Leaving never stops the run."""
     run = await call.services.runs.get(call.principal, run_id)
-    return await run_stream(request, run, after=parse_position(last_event_id or after, run))
+    return await run_stream(request, run, after=position_in(run, parse_position(last_event_id or after)))
 
 
 @router.post(
@@ -182,11 +185,11 @@ async def resume_run(
         run_id,
         body.value,
         request_id=call.request_id,
-        idempotency=record_of(idempotency_key, {"resume": run_id, **_asked(body)}),
-        on_disconnect=body.on_disconnect,
+        idempotency=record_of(idempotency_key, {"resume": run_id, **_asked(body, idempotency_key)}),
+        on_disconnect=_policy(body, idempotency_key),
     )
     if wants_events(request):
-        return await created_stream(request, accepted, after=None)
+        return await created_stream(request, accepted, position=None)
     return await ended_run(request, accepted)
 
 
@@ -205,14 +208,22 @@ def _command(body: wire.RunBody, call: Call, idempotency_key: str | None) -> Cre
         has_input=body.message is None,
         context=body.context,
         metadata=body.metadata or {},
-        on_disconnect=body.on_disconnect,
+        on_disconnect=_policy(body, idempotency_key),
         multitask_strategy=body.multitask_strategy,
         durability=body.durability,
         request_id=call.request_id,
-        idempotency=record_of(idempotency_key, _asked(body)),
+        idempotency=record_of(idempotency_key, _asked(body, idempotency_key)),
     )
 
 
-def _asked(body: wire.RunBody | wire.ResumeBody) -> JsonObject:
-    """What was asked, without defaults: the same for a body that spells them out, and for a later version with more."""
-    return body.model_dump(mode="json", exclude_defaults=True)
+def _policy(body: wire.RunBody | wire.ResumeBody, idempotency_key: str | None) -> DisconnectPolicy:
+    """Who sends a key means to ask again: a run that ended with the first connection could never be the answer."""
+    if body.on_disconnect is not None:
+        return body.on_disconnect
+    return DisconnectPolicy.CANCEL if idempotency_key is None else DisconnectPolicy.CONTINUE
+
+
+def _asked(body: wire.RunBody | wire.ResumeBody, idempotency_key: str | None) -> JsonObject:
+    """What was asked: the same for a body that spells defaults out, and for a later version with more of them."""
+    asked = body.model_dump(mode="json", exclude_defaults=True)
+    return {**asked, "on_disconnect": _policy(body, idempotency_key).value}

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, Va
 from pydantic import model_validator as check
 
 from roadworthy.domain.run import DisconnectPolicy, Durability, MultitaskStrategy
+from roadworthy.domain.thread import MAX_CONTENT_BLOCKS
 from roadworthy.http.deps import HttpLimits
 
-MAX_BLOCKS: Final = 64
 MAX_METADATA: Final = 64
 
 
@@ -21,20 +21,21 @@ def _message(value: object, info: ValidationInfo) -> object:
     """Text, or content blocks with a ``type`` each; all text together is bounded."""
     if value is None:
         return None
-    limits = info.context if isinstance(info.context, HttpLimits) else HttpLimits()
+    if not isinstance(info.context, HttpLimits):
+        raise TypeError("a body is validated with the server's limits as context")
     texts = _texts(value)
     if any(not text.strip() for text in texts):
         raise ValueError("must not be empty or blank")
-    if sum(map(len, texts)) > limits.message_max:
-        raise ValueError(f"must hold at most {limits.message_max} characters of text")
+    if sum(map(len, texts)) > info.context.message_max:
+        raise ValueError(f"must hold at most {info.context.message_max} characters of text")
     return value
 
 
 def _texts(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
-    if not isinstance(value, list) or not value or len(value) > MAX_BLOCKS:
-        raise ValueError(f"must be a text, or a list of 1 to {MAX_BLOCKS} content blocks")
+    if not isinstance(value, list) or not value or len(value) > MAX_CONTENT_BLOCKS:
+        raise ValueError(f"must be a text, or a list of 1 to {MAX_CONTENT_BLOCKS} content blocks")
     return [text for block in value for text in _block_texts(block)]
 
 
@@ -56,7 +57,7 @@ def message_schema(limit: int) -> dict[str, Any]:
     blocks = {
         "type": "array",
         "minItems": 1,
-        "maxItems": MAX_BLOCKS,
+        "maxItems": MAX_CONTENT_BLOCKS,
         "items": {
             "type": "object",
             "required": ["type"],
@@ -75,6 +76,13 @@ def message_schema(limit: int) -> dict[str, Any]:
 Message = Annotated[JsonValue, PlainValidator(_message), WithJsonSchema(message_schema(HttpLimits().message_max))]
 ThreadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 AgentSlug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+OnDisconnect = Annotated[
+    DisconnectPolicy | None,
+    Field(
+        description="What becomes of the new run when this connection ends before it does: `cancel` by default, "
+        "`continue` by default when there is an `Idempotency-Key`, so that repeating the request finds the answer."
+    ),
+]
 
 _ONE_OF_BOTH: Final[list[Any]] = [
     {
@@ -104,11 +112,9 @@ class RunBody(BaseModel):
     agent: AgentSlug | None = Field(None, description="Which agent to run; the server's first without it.")
     context: dict[str, JsonValue] | None = Field(None, description="The agent's run-time context.")
     metadata: dict[str, JsonValue] | None = Field(
-        None, max_length=MAX_METADATA, description="Kept with the run for your own use."
+        None, max_length=MAX_METADATA, description="Kept and shown with the run, for your own use."
     )
-    on_disconnect: DisconnectPolicy = Field(
-        DisconnectPolicy.CANCEL, description="What becomes of the run when this connection ends before it does."
-    )
+    on_disconnect: OnDisconnect = None
     multitask_strategy: MultitaskStrategy = Field(
         MultitaskStrategy.ENQUEUE,
         description="What to do when the thread has an unfinished run: wait for it, refuse this one with 409, stop it, "
@@ -133,9 +139,7 @@ class ResumeBody(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"value": {"approved": True}}]})
 
     value: JsonValue = Field(None, description="The answer to the interrupt; keyed by interrupt id when several wait.")
-    on_disconnect: DisconnectPolicy = Field(
-        DisconnectPolicy.CANCEL, description="What becomes of the new run when this connection ends before it does."
-    )
+    on_disconnect: OnDisconnect = None
 
 
 class CancelBody(BaseModel):
@@ -205,6 +209,7 @@ class Run(_Response):
     usage: Usage
     cost_usd: float | None
     interrupts: list[Interrupt]
+    metadata: dict[str, JsonValue]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -218,7 +223,6 @@ class Thread(_Response):
     thread_id: str
     agent: str
     active_run_id: str | None
-    metadata: dict[str, JsonValue]
     created_at: datetime
     updated_at: datetime
 

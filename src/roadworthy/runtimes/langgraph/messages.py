@@ -14,7 +14,7 @@ from langgraph.graph import message as graph_message
 from roadworthy.domain.errors import InvalidRequest
 from roadworthy.domain.ids import new_id
 from roadworthy.domain.json import JsonObject, JsonValue
-from roadworthy.domain.thread import Message
+from roadworthy.domain.thread import MAX_CONTENT_BLOCKS, Message
 from roadworthy.runtimes.langgraph.content_blocks import check_block
 from roadworthy.runtimes.langgraph.graphs import Graph, input_keys
 from roadworthy.runtimes.langgraph.jsonable import clean_text, to_json, to_json_object
@@ -23,7 +23,6 @@ from roadworthy.runtimes.langgraph.stop_fields import stop_reason
 # What LangChain's messages hold: text, or blocks of text, thinking, images and so on.
 Content: TypeAlias = str | Sequence[str | Mapping[str, object]]
 
-MAX_BLOCKS = 100
 _MODULES = frozenset({"langgraph.graph.message", "langgraph.pregel._messages"})
 _REDUCERS = frozenset({"add_messages", "_add_messages", "_messages_delta_reducer"})
 _ROLES: Mapping[str, str] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
@@ -91,8 +90,8 @@ def human_message(content: JsonValue) -> JsonObject:
         return {"type": "human", "id": new_id(), "content": clean_text(content)}
     if not isinstance(content, Sequence) or not content:
         raise InvalidRequest("message must be text or a list of content blocks", field="message")
-    if len(content) > MAX_BLOCKS:
-        raise InvalidRequest(f"message has more than {MAX_BLOCKS} content blocks", field="message")
+    if len(content) > MAX_CONTENT_BLOCKS:
+        raise InvalidRequest(f"message has more than {MAX_CONTENT_BLOCKS} content blocks", field="message")
     for position, block in enumerate(content):
         check_block(block, f"message[{position}]")
     return {"type": "human", "id": new_id(), "content": [to_json(block) for block in content]}

@@ -1,6 +1,6 @@
 from datetime import timedelta
 
-from roadworthy.domain.run import Interrupt, RunError, RunResult, RunStatus, ToolCall
+from roadworthy.domain.run import InputKind, Interrupt, RunError, RunRequest, RunResult, RunStatus, ToolCall
 from roadworthy.http.encoding import to_json
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.documents import agent_json, run_json
@@ -11,6 +11,7 @@ def test_a_run_is_written_as_documented_with_all_that_it_left() -> None:
     run = make_run(
         status=RunStatus.ERROR,
         attempt=2,
+        request=RunRequest(kind=InputKind.INPUT, payload=None, metadata={"ticket": 5}),
         started_at=MOMENT + timedelta(milliseconds=250),
         finished_at=MOMENT + timedelta(seconds=2),
         result=RunResult(
@@ -24,6 +25,7 @@ def test_a_run_is_written_as_documented_with_all_that_it_left() -> None:
     )
     document = wire.Run.model_validate_json(to_json(run_json(run)))
     assert (document.queue_ms, document.duration_ms) == (250, 1750)
+    assert document.metadata == {"ticket": 5}
     assert document.error == wire.RunError(code="agent_failed", message="it raised")
     assert document.tool_calls[0].error == "failed"
     assert document.cost_usd is None

@@ -57,6 +57,25 @@ async def test_every_field_of_the_body_reaches_the_service(fakes: Fakes) -> None
     assert command.durability is Durability.SYNC
 
 
+@pytest.mark.parametrize(("limit", "length", "status"), [(10, 10, 200), (10, 11, 422), (5000, 5000, 200)])
+async def test_the_limit_of_a_message_is_the_one_of_this_server(
+    fakes: Fakes, limit: int, length: int, status: int
+) -> None:
+    async with calling(fakes, limits=HttpLimits(message_max=limit)) as client:
+        answer = await client.post("/agent/invoke", json={"message": "x" * length})
+    assert answer.status_code == status
+    assert len(fakes.runs.commands) == (status == 200)
+
+
+async def test_what_was_given_as_metadata_can_be_read_back(fakes: Fakes) -> None:
+    given = {"ticket": 5, "tags": ["a"]}
+    async with calling(fakes) as client:
+        made = (await client.post("/agent/invoke", json={"message": "hi", "metadata": given})).json()
+        seen = (await client.get(f"/agent/runs/{made['run_id']}")).json()
+        other = (await client.post("/agent/invoke", json=ASK)).json()
+    assert [run["metadata"] for run in (made, seen, other)] == [given, given, {}]
+
+
 async def test_an_input_of_null_is_an_input(fakes: Fakes) -> None:
     async with calling(fakes) as client:
         assert (await client.post("/agent/invoke", json={"input": None})).status_code == 200
@@ -119,6 +138,20 @@ async def test_a_server_that_drains_says_which_run_to_ask_for_later(fakes: Fakes
     assert fakes.runs.left == []
 
 
+@pytest.mark.parametrize("position", ["1-1-1", "7-1-1", "1-1-9"])
+async def test_a_run_that_has_just_begun_is_streamed_from_its_beginning(fakes: Fakes, position: str) -> None:
+    async with calling(fakes) as client:
+        answer = await client.post("/agent/stream", json=ASK, headers={"Last-Event-ID": position})
+    assert (answer.status_code, types_of(answer.text)) == (200, ["run", "done"])
+
+
+async def test_a_position_that_is_none_starts_no_run(fakes: Fakes) -> None:
+    async with calling(fakes) as client:
+        answer = await client.post("/agent/stream", json=ASK, headers={"Last-Event-ID": "x"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Last-Event-ID")
+    assert fakes.runs.commands == []
+
+
 class TestIdempotency:
     async def test_the_same_key_and_body_is_the_same_run_on_invoke_and_stream(self, fakes: Fakes) -> None:
         async with calling(fakes) as client:
@@ -136,6 +169,45 @@ class TestIdempotency:
             await client.post("/agent/invoke", json=ASK)
             other = await client.post("/agent/invoke", json={"message": "ho"})
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+    @pytest.mark.parametrize("path", ["/agent/invoke", "/agent/stream"])
+    @pytest.mark.parametrize(
+        ("headers", "asked", "policy"),
+        [
+            ({}, {}, DisconnectPolicy.CANCEL),
+            ({}, {"on_disconnect": "continue"}, DisconnectPolicy.CONTINUE),
+            ({"Idempotency-Key": "k"}, {}, DisconnectPolicy.CONTINUE),
+            ({"Idempotency-Key": "k"}, {"on_disconnect": None}, DisconnectPolicy.CONTINUE),
+            ({"Idempotency-Key": "k"}, {"on_disconnect": "cancel"}, DisconnectPolicy.CANCEL),
+        ],
+    )
+    async def test_a_request_that_may_be_repeated_outlives_its_connection_unless_told_otherwise(
+        self, fakes: Fakes, path: str, headers: dict[str, str], asked: dict[str, Any], policy: DisconnectPolicy
+    ) -> None:
+        async with calling(fakes) as client:
+            await client.post(path, json=ASK | asked, headers=headers)
+        assert [command.on_disconnect for command in fakes.runs.commands] == [policy]
+
+    async def test_a_body_that_spells_the_default_out_is_the_same_body(self, fakes: Fakes) -> None:
+        async with calling(fakes) as client:
+            client.headers["Idempotency-Key"] = "k1"
+            first = await client.post("/agent/invoke", json=ASK)
+            again = await client.post("/agent/invoke", json=ASK | {"on_disconnect": "continue"})
+            other = await client.post("/agent/invoke", json=ASK | {"on_disconnect": "cancel"})
+        assert first.json()["run_id"] == again.json()["run_id"]
+        assert other.json()["code"] == "idempotency_mismatch"
+
+    async def test_a_repeated_stream_goes_on_behind_the_last_event(self, fakes: Fakes) -> None:
+        async with calling(fakes) as client:
+            client.headers["Idempotency-Key"] = "k1"
+            await client.post("/agent/stream", json=ASK)
+            rest = await client.post("/agent/stream", json=ASK, headers={"Last-Event-ID": "1-1-1"})
+            end = await client.post("/agent/stream", json=ASK, headers={"Last-Event-ID": "1-1-2"})
+            foreign = await client.post("/agent/stream", json=ASK, headers={"Last-Event-ID": "7-1-1"})
+        assert types_of(rest.text) == ["done"]
+        assert end.status_code == 204
+        assert types_of(foreign.text) == ["run", "done"]
+        assert len(fakes.runs.commands) == 1
 
     @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\u00e9"])
     async def test_a_malformed_key_is_refused_by_name(self, fakes: Fakes, key: str) -> None:
@@ -191,7 +263,7 @@ class TestRuns:
         assert types_of(stream.text) == ["run", "done"]
         assert silent.status_code == 200
         assert [command.input for command in fakes.runs.commands] == ["yes", "no", None]
-        assert fakes.runs.commands[0].on_disconnect is DisconnectPolicy.CONTINUE
+        assert [command.on_disconnect.value for command in fakes.runs.commands] == ["continue", "cancel", "cancel"]
 
     async def test_a_resume_under_the_same_key_answers_once(self, fakes: Fakes) -> None:
         run, other = make_run(status=RunStatus.INTERRUPTED), make_run(status=RunStatus.INTERRUPTED)
@@ -202,6 +274,7 @@ class TestRuns:
             answers = [await client.post(f"/agent/runs/{run.run_id}/resume", json={"value": 1}) for _ in range(2)]
             wrong = await client.post(f"/agent/runs/{other.run_id}/resume", json={"value": 1})
         assert answers[0].json()["run_id"] == answers[1].json()["run_id"]
+        assert [command.on_disconnect for command in fakes.runs.commands] == [DisconnectPolicy.CONTINUE]
         assert wrong.json()["code"] == "idempotency_mismatch"
 
     async def test_there_is_nothing_to_resume_in_a_run_that_did_well(self, fakes: Fakes) -> None:

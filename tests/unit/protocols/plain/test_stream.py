@@ -1,11 +1,12 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from roadworthy.domain.errors import InvalidRequest, StorageUnavailable
 from roadworthy.domain.event import (
@@ -17,8 +18,10 @@ from roadworthy.domain.event import (
     RunStarted,
 )
 from roadworthy.domain.run import Run, RunError, RunStatus
-from roadworthy.protocols.plain.stream import frames, parse_position
+from roadworthy.protocols.plain.stream import frames, parse_position, position_in
 from tests.support.web.fakes import make_run
+
+Batches: TypeAlias = AsyncGenerator[Sequence[Event], None]
 
 FAILED = RunError(code="agent_failed", message="it raised")
 
@@ -39,8 +42,8 @@ def log_of(run: Run, attempts: Sequence[int], error: RunError | None) -> list[Ev
     return [*log, Event(id=last._replace(n=last.n + 1), body=RunEnded(status=status, error=error))]
 
 
-def following(log: Sequence[Event], size: int) -> Any:
-    async def follow(after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+def following(log: Sequence[Event], size: int) -> Callable[[EventId | None], Batches]:
+    async def follow(after: EventId | None) -> Batches:
         rest = [event for event in log if after is None or event.id > after]
         for begin in range(0, len(rest), size):
             yield rest[begin : begin + size]
@@ -68,7 +71,7 @@ def test_reconnecting_behind_any_event_gives_exactly_the_rest(attempts: list[int
         assert whole[-1]["type"] == "done"
         assert [document["type"] for document in whole].count("error") == failed
         for index, document in enumerate(whole):
-            position = parse_position(document["id"], run)
+            position = position_in(run, parse_position(document["id"]))
             assert await documents(run, log, position, size=size) == whole[index + 1 :]
 
     asyncio.run(check())
@@ -77,7 +80,7 @@ def test_reconnecting_behind_any_event_gives_exactly_the_rest(attempts: list[int
 async def test_the_run_is_named_before_it_has_a_slot() -> None:
     waiting = asyncio.Event()
 
-    async def never(_after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+    async def never(_after: EventId | None) -> Batches:
         waiting.set()
         await asyncio.Event().wait()
         yield []
@@ -91,7 +94,7 @@ async def test_the_run_is_named_before_it_has_a_slot() -> None:
 async def test_the_log_is_closed_when_the_client_leaves() -> None:
     closed = asyncio.Event()
 
-    async def follow(_after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+    async def follow(_after: EventId | None) -> Batches:
         try:
             yield [Event(id=EventId(1, 1, 2), body=ContentDelta(message_id="m", text="a"))]
         finally:
@@ -116,22 +119,44 @@ async def test_a_log_that_ends_before_the_run_hands_over() -> None:
     assert [document["type"] for document in await documents(run, log, EventId(1, 1, 3))] == ["handover"]
 
 
-async def test_storage_that_fails_meanwhile_hands_over() -> None:
-    async def follow(_after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+@pytest.mark.parametrize("failure", [StorageUnavailable("locked"), ValueError("a row that nobody can read")])
+async def test_a_log_that_fails_meanwhile_hands_over_and_is_told_to_the_operator(failure: Exception) -> None:
+    async def follow(_after: EventId | None) -> Batches:
         yield [Event(id=EventId(1, 1, 2), body=ContentDelta(message_id="m", text="a"))]
-        raise StorageUnavailable("locked")
+        raise failure
 
-    lines = [line async for batch in frames(make_run(), follow, after=None) for line in batch]
-    assert [b'"content"' in lines[1], b'"handover"' in lines[2]] == [True, True]
+    run = make_run()
+    with capture_logs() as logs:
+        lines = [line async for batch in frames(run, follow, after=None) for line in batch]
+    assert [b'"content"' in lines[1], b'"handover"' in lines[2], len(lines)] == [True, True, 3]
+    assert [(entry["event"], entry["log_level"], entry["run_id"]) for entry in logs] == [
+        ("follow_failed", "error", run.run_id)
+    ]
 
 
-@pytest.mark.parametrize("text", ["x", "1-1", "2-1-1", "1-1-1-1", "1-1-9999999999"])
-def test_a_position_that_is_none_of_the_run_is_refused(text: str) -> None:
+async def test_a_client_that_leaves_a_stream_is_no_failure_of_the_log() -> None:
+    run = make_run(attempt=1)
+    with capture_logs() as logs:
+        stream = frames(run, following(log_of(run, [2], None), 1), after=None)
+        await anext(stream)
+        await anext(stream)
+        await stream.aclose()
+    assert logs == []
+
+
+@pytest.mark.parametrize("text", ["x", "1-1", "1-1-1-1", "1-1-9999999999"])
+def test_a_position_that_is_no_event_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest) as failed:
-        parse_position(text, make_run(ord=1))
+        parse_position(text)
     assert failed.value.field == "Last-Event-ID"
 
 
-def test_no_position_means_the_beginning() -> None:
-    assert parse_position(None, make_run()) is None
-    assert parse_position("", make_run()) is None
+def test_a_position_in_another_run_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as failed:
+        position_in(make_run(ord=1), EventId(2, 1, 1))
+    assert failed.value.field == "Last-Event-ID"
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_no_position_means_the_beginning(text: str | None) -> None:
+    assert position_in(make_run(), parse_position(text)) is None

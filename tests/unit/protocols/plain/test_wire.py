@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from roadworthy.domain.run import DisconnectPolicy, MultitaskStrategy
+from roadworthy.domain.run import MultitaskStrategy
+from roadworthy.domain.thread import MAX_CONTENT_BLOCKS
 from roadworthy.http.deps import HttpLimits
 from roadworthy.protocols.plain.wire import RunBody
 
@@ -15,7 +16,7 @@ def body(**fields: Any) -> RunBody:
     return RunBody.model_validate(fields, context=HttpLimits(message_max=10))
 
 
-@pytest.mark.parametrize("message", ["x", "x" * 10, "ü" * 10, [TEXT], [TEXT, IMAGE], [IMAGE]])
+@pytest.mark.parametrize("message", ["x", "x" * 10, "ü" * 10, [TEXT], [TEXT, IMAGE], [IMAGE] * MAX_CONTENT_BLOCKS])
 def test_text_and_content_blocks_are_messages(message: object) -> None:
     assert body(message=message).message == message
 
@@ -36,7 +37,7 @@ def test_text_and_content_blocks_are_messages(message: object) -> None:
         [{"type": "text"}],
         [{"type": "text", "text": ""}],
         [{"type": "text", "text": "x" * 6}] * 2,
-        [IMAGE] * 65,
+        [IMAGE] * (MAX_CONTENT_BLOCKS + 1),
     ],
 )
 def test_any_other_message_is_refused_by_name(message: object) -> None:
@@ -86,6 +87,10 @@ def test_every_other_field_is_checked_by_name(extra: dict[str, Any]) -> None:
     assert failed.value.errors()[0]["loc"][0] == next(iter(extra))
 
 
-def test_a_client_that_leaves_cancels_and_a_busy_thread_queues_unless_told_otherwise() -> None:
-    plain = body(message="x")
-    assert (plain.on_disconnect, plain.multitask_strategy) == (DisconnectPolicy.CANCEL, MultitaskStrategy.ENQUEUE)
+def test_a_busy_thread_queues_unless_told_otherwise() -> None:
+    assert body(message="x").multitask_strategy is MultitaskStrategy.ENQUEUE
+
+
+def test_a_body_is_never_checked_against_limits_of_no_server() -> None:
+    with pytest.raises(TypeError, match="limits"):
+        RunBody.model_validate({"message": "x"})

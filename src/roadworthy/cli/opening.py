@@ -1,0 +1,93 @@
+"""From a bound port to an opened server, also while the database cannot be used: then alive, not ready, and trying.
+
+``serve`` opens ``bootstrap`` with ``opened`` and serves the ``Front``: one listening socket, whose application changes
+once, from ``not_ready`` to the real one.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from roadworthy.domain.errors import StorageUnavailable
+from roadworthy.http.encoding import to_json
+from roadworthy.http.middleware import RequestContext, SecurityHeaders
+from roadworthy.http.problems import problem_of, problem_response
+from roadworthy.http.request_body import UnreadBody
+
+RETRY_EVERY = timedelta(seconds=1)
+
+T = TypeVar("T")
+
+
+class Front:
+    """The application that is served: it passes each request on to the one of the moment.
+
+    ``answers`` is set as soon as there is one.
+    """
+
+    def __init__(self) -> None:
+        self.answers = asyncio.Event()
+        self._app: ASGIApp | None = None
+        self._drain: Callable[[], Awaitable[None]] | None = None
+
+    def turn_to(self, app: ASGIApp, drain: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Answer with ``app`` from the next request on. ``drain``: what brings its runs to a safe place."""
+        self._app, self._drain = app, drain
+        self.answers.set()
+
+    async def drain(self) -> None:
+        """Bring the runs to a safe place, if there can be any yet."""
+        if self._drain is not None:
+            await self._drain()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on (ASGI)."""
+        await self.answers.wait()
+        if self._app is not None:
+            await self._app(scope, receive, send)
+
+
+@asynccontextmanager
+async def opened(
+    opening: Callable[[], AbstractAsyncContextManager[T]], front: Front, *, retry_every: timedelta = RETRY_EVERY
+) -> AsyncGenerator[T]:
+    """What ``opening`` yields, tried again for as long as the database cannot be used; ``front`` says so meanwhile.
+
+    Raises:
+        ConfigError, and whatever else ``opening`` raises that does not go away by itself.
+    """
+    log = structlog.get_logger("roadworthy.server")
+    async with AsyncExitStack() as stack:
+        while True:
+            try:
+                thing = await stack.enter_async_context(opening())
+            except StorageUnavailable as error:
+                log.warning("waiting_for_database", detail=error.message)
+                front.turn_to(not_ready(error))
+                await asyncio.sleep(retry_every.total_seconds())
+            else:
+                break
+        yield thing
+
+
+def not_ready(error: StorageUnavailable) -> ASGIApp:
+    """The application of a server that cannot open its database: ``/livez`` is well, all else is told to come back."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/livez":
+            response = Response(to_json({"status": "alive"}), media_type="application/json")
+        else:
+            # The members of `/readyz` are those of a server that has opened its database and lost it.
+            trouble = {"problems": [{"name": "database", "detail": error.message}], "degraded": []}
+            problem = problem_of(error, more=trouble if scope["path"] == "/readyz" else None)
+            response = problem_response(problem, Request(scope))
+        await response(scope, receive, send)
+
+    return RequestContext(SecurityHeaders(UnreadBody(app)))
