@@ -29,29 +29,26 @@ T = TypeVar("T")
 class Front:
     """The application that is served: it passes each request on to the one of the moment.
 
-    ``answers`` is set as soon as there is one.
+    ``answers`` is set when there is something to say: before, nobody needs to be let in.
     """
 
     def __init__(self) -> None:
         self.answers = asyncio.Event()
-        self._app: ASGIApp | None = None
-        self._drain: Callable[[], Awaitable[None]] | None = None
+        self._app = not_ready("the database is being opened")
+        self._drain = _nothing_to_drain
 
     def turn_to(self, app: ASGIApp, drain: Callable[[], Awaitable[None]] | None = None) -> None:
         """Answer with ``app`` from the next request on. ``drain``: what brings its runs to a safe place."""
-        self._app, self._drain = app, drain
+        self._app, self._drain = app, drain or _nothing_to_drain
         self.answers.set()
 
     async def drain(self) -> None:
         """Bring the runs to a safe place, if there can be any yet."""
-        if self._drain is not None:
-            await self._drain()
+        await self._drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on (ASGI)."""
-        await self.answers.wait()
-        if self._app is not None:
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
 
 
 @asynccontextmanager
@@ -70,24 +67,29 @@ async def opened(
                 thing = await stack.enter_async_context(opening())
             except StorageUnavailable as error:
                 log.warning("waiting_for_database", detail=error.message)
-                front.turn_to(not_ready(error))
+                front.turn_to(not_ready(error.message))
                 await asyncio.sleep(retry_every.total_seconds())
             else:
                 break
         yield thing
 
 
-def not_ready(error: StorageUnavailable) -> ASGIApp:
+def not_ready(detail: str) -> ASGIApp:
     """The application of a server that cannot open its database: ``/livez`` is well, all else is told to come back."""
+    error = StorageUnavailable(detail)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/livez":
             response = Response(to_json({"status": "alive"}), media_type="application/json")
         else:
             # The members of `/readyz` are those of a server that has opened its database and lost it.
-            trouble = {"problems": [{"name": "database", "detail": error.message}], "degraded": []}
+            trouble = {"problems": [{"name": "database", "detail": detail}], "degraded": []}
             problem = problem_of(error, more=trouble if scope["path"] == "/readyz" else None)
             response = problem_response(problem, Request(scope))
         await response(scope, receive, send)
 
     return RequestContext(SecurityHeaders(UnreadBody(app)))
+
+
+async def _nothing_to_drain() -> None:
+    """Before the database is open there are no runs."""

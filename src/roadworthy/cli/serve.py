@@ -1,7 +1,8 @@
 """``roadworthy serve``: from the command line to a server that answers, and back to an exit code.
 
 In order: settings, logs, the port (so that a taken one is told at once), the agents and the data (``bootstrap``), the
-application (``app``), the greeting with the first key, and only then the first request.
+application (``app``), the greeting with the first key, and only then the first request. When the database cannot be
+opened, ``opening`` answers until it can.
 """
 
 import asyncio
@@ -9,16 +10,22 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roadworthy.cli.environment import load_settings, unknown_variables
+from roadworthy.cli.environment import load_settings, secret_values, unknown_variables
 from roadworthy.cli.output import hint, say
+from roadworthy.domain.errors import RoadworthyError
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from roadworthy.bootstrap import Container, Project
+    from roadworthy.cli.opening import Front
     from roadworthy.settings import Settings
 
 # The code of a process that ends itself because it cannot serve any more: EX_SOFTWARE of sysexits.h.
@@ -51,64 +58,110 @@ def serve(
     from roadworthy.cli.http_server import bind
 
     bound = bind(settings.host, settings.port)
-    from roadworthy.engine.supervision import EngineStuck
+    run(_serve(settings, target, bound))
 
-    try:
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_serve(settings, target, bound))
-    except* EngineStuck as stuck:
-        hint(f"roadworthy: {stuck.exceptions[0]}; ending the process")
-        raise SystemExit(EXIT_STUCK) from None
+
+def run(server: Coroutine[None, None, None]) -> None:
+    """Run a server to its end. When it cannot go on, the reason is said before threads are waited for: they may hang.
+
+    Raises:
+        SystemExit: with ``EXIT_STUCK``; agents do not choose our exit code.
+        ConfigError, StorageUnavailable: it could not start.
+    """
+    from roadworthy.bootstrap import EngineStuck
+
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        try:
+            runner.run(server)
+        except (Exception, SystemExit) as error:
+            match cause := _cause(error):
+                case EngineStuck():
+                    reason = str(cause)
+                case SystemExit():
+                    reason = f"code of an agent tried to end it (SystemExit: {cause.code})"
+                case RoadworthyError():
+                    raise cause from None
+                case _:
+                    raise
+            hint(f"roadworthy: {reason}; ending the process")
+            raise SystemExit(EXIT_STUCK) from None
 
 
 async def _serve(settings: "Settings", target: str | None, bound: socket.socket) -> None:
     # Most of the start-up time is spent in these imports.
+    from roadworthy.cli.http_server import serve_http
+    from roadworthy.cli.opening import Front
+    from roadworthy.cli.project import open_project
+
+    async with open_project(settings, target) as project, asyncio.TaskGroup() as group:
+        front = Front()
+        life = group.create_task(_open(settings, project, bound, front))
+        await front.answers.wait()
+        with _ends_in_time():
+            await serve_http(front, bound, drain=front.drain)
+        life.cancel()
+
+
+async def _open(settings: "Settings", project: "Project", bound: socket.socket, front: "Front") -> None:
+    """Open everything, greet, let ``front`` answer; keep it open until cancelled."""
+    from roadworthy.bootstrap import bootstrap
+    from roadworthy.cli.opening import opened
+    from roadworthy.telemetry.run_log import RunLog
+
+    async with opened(partial(bootstrap, settings, project, RunLog()), front) as container:
+        app = _app(settings, container)
+        _greet(settings, container, bound)
+        front.turn_to(app, container.drain)
+        await asyncio.Event().wait()
+
+
+def _app(settings: "Settings", container: "Container") -> "ASGIApp":
+    from roadworthy import __version__
+    from roadworthy.app import build_app, http_limits
+    from roadworthy.http.deps import Services
+
+    services = Services(
+        runs=container.runs,
+        streams=container.streams,
+        threads=container.threads,
+        keys=container.keys,
+        agents=container.agents,
+        readiness=container.readiness,
+    )
+    return build_app(
+        services, http_limits(settings), auth=settings.auth, version=__version__, api_version=settings.api_version
+    )
+
+
+def _greet(settings: "Settings", container: "Container", bound: socket.socket) -> None:
+    """Who reads the greeting may connect at once, so the port is opened first."""
     import structlog
 
     from roadworthy import __version__
-    from roadworthy.app import build_app, http_limits
-    from roadworthy.bootstrap import bootstrap
     from roadworthy.cli.greeting import Greeting
-    from roadworthy.cli.http_server import listen, serve_http
-    from roadworthy.cli.project import open_project
-    from roadworthy.http.deps import Services
-    from roadworthy.telemetry.run_log import RunLog
+    from roadworthy.cli.http_server import listen
 
-    async with (
-        open_project(settings, target) as project,
-        bootstrap(settings, project, RunLog()) as container,
-    ):
-        services = Services(
-            runs=container.runs,
-            streams=container.streams,
-            threads=container.threads,
-            keys=container.keys,
-            agents=container.agents,
-            readiness=container.readiness,
-        )
-        app = build_app(
-            services,
-            http_limits(settings),
-            auth=settings.auth,
-            version=__version__,
-            api_version=settings.api_version,
-        )
-        host, port = listen(bound)
-        greeting = Greeting(
-            host=host,
-            port=port,
-            agents=container.agent_names,
-            data_dir=settings.data_dir,
-            auth=settings.auth,
-            admin_key=None if container.first_key is None else container.first_key.text,
-        )
-        for line in greeting.lines():
-            say(line)
-        structlog.get_logger("roadworthy.server").info(
-            "serving", version=__version__, host=host, port=port, agents=list(container.agent_names), auth=settings.auth
-        )
-        with _ends_in_time():
-            await serve_http(app, bound, drain=container.drain)
+    host, port = listen(bound)
+    greeting = Greeting(
+        host=host,
+        port=port,
+        agents=container.agent_names,
+        data_dir=settings.data_dir,
+        auth=settings.auth,
+        admin_key=None if container.first_key is None else container.first_key.text,
+    )
+    for line in greeting.lines():
+        say(line)
+    structlog.get_logger("roadworthy.server").info(
+        "serving", version=__version__, host=host, port=port, agents=list(container.agent_names), auth=settings.auth
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What happened first: each task group that it passed has wrapped it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 @contextmanager
@@ -127,12 +180,18 @@ def _ends_in_time() -> Generator[None]:
 def _start_logs(settings: "Settings") -> None:
     import structlog
 
+    from roadworthy.services.keys import is_short
     from roadworthy.telemetry.logs import configure_logs
 
-    configure_logs(level=settings.log_level, log_format=settings.log_format, secrets=settings.secrets())
+    secrets = [*settings.secrets(), *secret_values()]
+    configure_logs(level=settings.log_level, log_format=settings.log_format, secrets=secrets)
     log = structlog.get_logger("roadworthy.settings")
     for sentence in unknown_variables():
         log.warning("unknown_variable", detail=sentence)
+    if settings.admin_key is not None and is_short(settings.admin_key.get_secret_value()):
+        log.warning(
+            "short_admin_key", detail="ROADWORTHY_ADMIN_KEY has few characters and may be guessed: use 24 or more"
+        )
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

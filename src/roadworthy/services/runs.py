@@ -3,13 +3,13 @@
 Above: the dialects. Below: ``services/admission.py`` for new runs, the run store, the event log.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 from roadworthy.domain.agent import Agent
-from roadworthy.domain.errors import Conflict, Draining, NotFound
+from roadworthy.domain.errors import Conflict, Draining, InvalidRequest, NotFound
 from roadworthy.domain.ids import RunId, ThreadId, parse_run_id, parse_thread_id
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Principal, Scope
@@ -156,6 +156,7 @@ class Runs:
 
         Raises:
             NotFound: there is no such run for this caller.
+            InvalidRequest: several questions are open and ``value`` does not say which ones it answers.
             Conflict: it does not wait for anything, or a later run has changed the thread since.
             PermissionDenied, Draining, QueueFull, IdempotencyMismatch, StorageUnavailable: as for ``create``.
         """
@@ -163,6 +164,7 @@ class Runs:
         run = await self._find(principal, run_id)
         agent = self._agents.pick(principal, run.agent)
         kind = _resumption(run)
+        _check_answers(run, value)
         request = RunRequest(
             kind=kind,
             payload=value if kind is InputKind.RESUME else None,
@@ -216,6 +218,16 @@ def message_length(message: JsonValue) -> int:
         return 0
     texts = (block.get("text") for block in message if isinstance(block, dict))
     return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _check_answers(run: Run, value: JsonValue) -> None:
+    """An answer that fits no question must not use up the run that waits for it."""
+    asked = {interrupt.id for interrupt in run.result.interrupts}
+    if len(asked) < 2:  # noqa: PLR2004 -- one question takes any value
+        return
+    if not isinstance(value, Mapping) or not value or not asked.issuperset(value):
+        ids = ", ".join(sorted(asked))
+        raise InvalidRequest(f"several questions are open: value must be an object with ids of theirs as keys: {ids}")
 
 
 def _resumption(run: Run) -> InputKind:

@@ -2,16 +2,25 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, NotFound, QueueFull, ThreadBusy
+from roadworthy.domain.errors import (
+    AgentMismatch,
+    Conflict,
+    IdempotencyMismatch,
+    NotFound,
+    QueueFull,
+    RateLimited,
+    ThreadBusy,
+)
 from roadworthy.domain.ids import ThreadId
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunError, RunResult, RunStatus
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.ports.queue import Accepted, IdempotencyRecord, RunQueue
 from roadworthy.ports.store import RunStore, ThreadStore
-from tests.conformance.storage.factories import ALICE, BOB, STRANGER, lease_of, new_run
+from tests.conformance.storage.factories import ALICE, BOB, STRANGER, TickingClock, lease_of, new_run
 
 DONE = RunResult(response="done", output={"answer": 42})
 GONE = RunResult(error=RunError(code="cancelled", message="stopped"))
@@ -55,11 +64,27 @@ async def test_threads_of_the_same_name_belong_to_their_owners(queue: RunQueue) 
 
 async def test_a_full_queue_refuses_what_would_wait_and_stores_nothing(queue: RunQueue, threads: ThreadStore) -> None:
     await accept(queue, new_run(thread="first"), max_pending=1)
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull) as refused:
         await accept(queue, new_run(thread="second"), max_pending=1)
+    assert refused.value.retry_after == timedelta(seconds=5)
     with pytest.raises(NotFound):
         await threads.get(ThreadRef(owner=ALICE, thread_id=ThreadId("second")))
     assert (await started(queue, new_run(thread="third"))).ord == 1
+
+
+async def test_one_user_takes_up_no_more_than_half_of_the_queue(queue: RunQueue, threads: ThreadStore) -> None:
+    for name in ("one", "two"):
+        await accept(queue, new_run(thread=name), max_pending=4)
+    with pytest.raises(RateLimited) as refused:
+        await accept(queue, new_run(thread="three"), max_pending=4)
+    assert refused.value.retry_after == timedelta(seconds=5)
+    with pytest.raises(NotFound):
+        await threads.get(ThreadRef(owner=ALICE, thread_id=ThreadId("three")))
+    assert (await accept(queue, new_run(thread="three"), worker="worker", max_pending=4)).run.ord == 1
+    for owner in (BOB, STRANGER):
+        assert (await accept(queue, new_run(owner), max_pending=4)).run.ord == 1
+    with pytest.raises(QueueFull):
+        await accept(queue, new_run(BOB), max_pending=4)
 
 
 async def test_reject_refuses_a_thread_with_an_active_run(queue: RunQueue) -> None:
@@ -163,6 +188,27 @@ async def test_a_refused_accept_does_not_use_up_its_key(queue: RunQueue) -> None
         await queue.accept(new_run(), claim_for=None, max_pending=1, idempotency=record)
     accepted = await queue.accept(new_run(), claim_for="worker", max_pending=1, idempotency=record)
     assert not accepted.replayed
+
+
+async def test_old_idempotency_records_are_forgotten_the_oldest_first(queue: RunQueue, clock: TickingClock) -> None:
+    first, second = (IdempotencyRecord(key=key, body_hash="hash") for key in ("first", "second"))
+    one = await queue.accept(new_run(), claim_for=None, max_pending=9, idempotency=first)
+    between = clock.now()
+    two = await queue.accept(new_run(), claim_for=None, max_pending=9, idempotency=second)
+    assert await queue.prune(between) == 1
+    assert await queue.prune(between) == 0
+    again = await queue.accept(new_run(), claim_for=None, max_pending=9, idempotency=first)
+    kept = await queue.accept(new_run(), claim_for=None, max_pending=9, idempotency=second)
+    assert (again.replayed, kept.replayed) == (False, True)
+    assert (kept.run, again.run.ord) == (two.run, one.run.ord + 2)
+
+
+async def test_a_great_many_old_records_are_forgotten_in_batches(queue: RunQueue, clock: TickingClock) -> None:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for n in range(501):
+            record = IdempotencyRecord(key=str(n), body_hash="hash")
+            group.create_task(queue.accept(new_run(), claim_for=None, max_pending=2_000, idempotency=record))
+    assert [await queue.prune(clock.now()) for _ in range(3)] == [500, 1, 0]
 
 
 async def test_fifty_accepts_with_one_key_are_one_run(queue: RunQueue, runs: RunStore) -> None:

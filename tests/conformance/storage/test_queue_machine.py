@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from roadworthy.domain.errors import NotFound, QueueFull, ThreadBusy
+from roadworthy.domain.errors import NotFound, QueueFull, RateLimited, RoadworthyError, ThreadBusy
 from roadworthy.domain.ids import ThreadId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunError, RunResult, RunStatus
@@ -30,6 +30,7 @@ from tests.conformance.storage.backends import open_backend
 from tests.conformance.storage.factories import ALICE, BOB, STRANGER, TickingClock, lease_of, new_run
 
 MAX_PENDING = 4
+SHARE = 2
 OWNERS = (ALICE, BOB, STRANGER)
 THREADS = ("one", "two")
 RESULT = RunResult(response="x", error=RunError(code="c", message="m"))
@@ -73,6 +74,18 @@ class QueueMachine(RuleBasedStateMachine):
         first = min((other.ord for other in pending if other.cancel_requested is None), default=0)
         return first == run.ord and not self.on(run.owner, run.thread_id, RunStatus.RUNNING)
 
+    def refusal(
+        self, owner: Owner, strategy: MultitaskStrategy, *, busy: bool, waits: bool
+    ) -> type[RoadworthyError] | None:
+        waiting = self.having(RunStatus.PENDING)
+        if busy and strategy is MultitaskStrategy.REJECT:
+            return ThreadBusy
+        if waits and len(waiting) >= MAX_PENDING:
+            return QueueFull
+        if waits and sum(run.owner == owner for run in waiting) >= SHARE:
+            return RateLimited
+        return None
+
     def becomes(self, old: Run, new: Run | None) -> None:
         assert new is not None
         self.runs[self.runs.index(old)] = new
@@ -105,12 +118,9 @@ class QueueMachine(RuleBasedStateMachine):
             assert replayed.replayed
             assert replayed.run == next(run for run in self.runs if run.run_id == known[0])
             return
-        if busy and strategy is MultitaskStrategy.REJECT:
-            with pytest.raises(ThreadBusy):
-                self.runner.run(accept)
-            return
-        if (busy or not slot) and len(self.having(RunStatus.PENDING)) >= MAX_PENDING:
-            with pytest.raises(QueueFull):
+        refusal = self.refusal(owner, strategy, busy=busy, waits=busy or not slot)
+        if refusal is not None:
+            with pytest.raises(refusal):
                 self.runner.run(accept)
             return
         accepted = self.runner.run(accept)

@@ -19,6 +19,7 @@ from roadworthy.domain.errors import (
 )
 from roadworthy.domain.event import ContentDelta, InterruptRaised
 from roadworthy.domain.ids import AgentName
+from roadworthy.domain.json import JsonValue
 from roadworthy.domain.principal import Principal, Scope
 from roadworthy.domain.run import DisconnectPolicy, InputKind, Interrupt, MultitaskStrategy, Run, RunStatus
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
@@ -56,11 +57,13 @@ def command(
     )
 
 
-async def resume(stage: Stage, run: Run, *, key: str | None = None, who: Principal | None = None) -> Accepted:
+async def resume(
+    stage: Stage, run: Run, *, key: str | None = None, who: Principal | None = None, value: JsonValue = "yes"
+) -> Accepted:
     return await stage.runs.resume(
         who or caller(),
         run.run_id,
-        "yes",
+        value,
         request_id="request",
         idempotency=None if key is None else IdempotencyRecord(key=key, body_hash="body"),
         on_disconnect=DisconnectPolicy.CONTINUE,
@@ -101,6 +104,20 @@ async def test_only_what_a_limit_stopped_can_be_continued(
         accepted = await resume(stage, failed)
         assert (accepted.run.request.kind, accepted.run.request.payload) == (InputKind.CONTINUE, None)
         assert (await stage.end(accepted.run)).status is RunStatus.SUCCESS
+
+
+@pytest.mark.parametrize("value", ["yes", None, {}, {"nobody": 1}, {"a": 1, "nobody": 2}, ["a"]])
+async def test_an_answer_that_fits_no_question_is_refused_and_uses_nothing_up(
+    database_file: Path, value: JsonValue
+) -> None:
+    two = (Interrupt(id="a", value="first?"), Interrupt(id="b", value="second?"))
+    async with open_stage(database_file) as stage:
+        asked = await ended(stage, (InterruptRaised(interrupts=two), Paused(response="", output=None)))
+        with pytest.raises(InvalidRequest, match="a, b"):
+            await resume(stage, asked, value=value)
+        accepted = await resume(stage, asked, value={"b": "no"})
+        assert accepted.run.ord == asked.ord + 1
+        await stage.end(accepted.run)
 
 
 async def test_a_run_that_waits_for_nothing_cannot_be_resumed(database_file: Path) -> None:

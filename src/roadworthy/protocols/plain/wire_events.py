@@ -124,7 +124,7 @@ class DoneEvent(_Event):
 
 
 class HandoverEvent(BaseModel):
-    """The server shuts down while the run goes on: ask `resume` again, with the last event's id. Has no id itself."""
+    """The stream stops before the run's end: ask `resume` again, with the last event's id. Has no id itself."""
 
     model_config = ConfigDict(extra="forbid")
 
