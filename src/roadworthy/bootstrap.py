@@ -16,6 +16,8 @@ from roadworthy.engine.heartbeat import Watchdog
 from roadworthy.engine.reaper import reap_orphans
 from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
+from roadworthy.ports.clock import Clock
+from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.runtime import AgentRuntime, Caps
 from roadworthy.ports.store import KeyStore
 from roadworthy.ports.telemetry import Telemetry
@@ -29,7 +31,7 @@ from roadworthy.services.keys import Keys, NewKey
 from roadworthy.services.readiness import Probe, Readiness
 from roadworthy.services.runs import Runs
 from roadworthy.services.streams import Streams
-from roadworthy.services.threads import Threads
+from roadworthy.services.threads import Threads, finish_erasures
 from roadworthy.settings import Settings
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.folder import DataFolder, open_folder
@@ -49,6 +51,8 @@ __all__ = ["Container", "EngineStuck", "Project", "bootstrap", "builtin_agents",
 _THREADS_PER_SLOT = 4
 _MIN_THREADS = 32
 _NOTE_KEYS_EVERY = timedelta(minutes=1)
+_PRUNE_EVERY = timedelta(minutes=1)
+_IDEMPOTENCY_KEPT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +96,8 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
     folder = open_folder(settings.data_dir)
     async with AsyncExitStack() as stack:
         stack.enter_context(folder.locked())
-        _prepare_schema(folder)
+        # Apart, because a locked file is waited for, and the process must stay alive and stoppable.
+        await asyncio.to_thread(_prepare_schema, folder)
         database = await stack.enter_async_context(open_sqlite(folder.database))
         keys = open_keys(SqlKeyStore(database), settings, folder)
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
@@ -107,6 +112,7 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
                 drain_timeout=settings.drain_timeout,
             ),
         )
+        await finish_erasures(SqlThreadStore(database), runtime)
         revived = await reap_orphans(around)
         if revived:
             telemetry.worker_note("runs_recovered", count=revived)
@@ -118,6 +124,7 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
                 watchdog.keep_beating(),
                 watch_slots(worker, settings.stuck_timeout, telemetry),
                 _note_key_uses(keys),
+                _forget_idempotency(around.queue, around.clock),
             ),
         ):
             yield _container(settings, database, runtime, around, worker, keys, first_key)
@@ -233,6 +240,14 @@ async def _note_key_uses(keys: Keys) -> None:
         await asyncio.sleep(_NOTE_KEYS_EVERY.total_seconds())
         with suppress(StorageUnavailable):  # a date for an operator's eyes is not worth more
             await keys.note_uses()
+
+
+async def _forget_idempotency(queue: RunQueue, clock: Clock) -> None:
+    while True:
+        await asyncio.sleep(_PRUNE_EVERY.total_seconds())
+        with suppress(StorageUnavailable):  # the next minute will do
+            while await queue.prune(clock.now() - _IDEMPOTENCY_KEPT):
+                pass
 
 
 def _container(

@@ -87,7 +87,11 @@ class Settings(BaseSettings):
         ge=1_000,
         description="Characters of one tool result (ToolNode) kept for the model; the rest is cut with a marker.",
     )
-    queue_size: int = Field(default=100, ge=0, description="Runs that may wait for a slot; more are refused with 503.")
+    queue_size: int = Field(
+        default=100,
+        ge=0,
+        description="Runs that may wait for a slot, one user's at most half of them; more are refused.",
+    )
     max_steps: int = Field(
         default=100, ge=1, description="Graph steps of one run; an agent's smaller recursion limit wins."
     )
@@ -124,7 +128,9 @@ class Settings(BaseSettings):
     cors_origins: Words = Field(default=(), description="Origins that browsers may call from, separated by commas.")
 
     auth: bool = Field(default=True, description="Off only on a loopback address (`serve --no-auth`).")
-    admin_key: SecretStr | None = Field(default=None, description="An admin key to register at start (`rw_live_…`).")
+    admin_key: SecretStr | None = Field(
+        default=None, description="An admin key to register at start: `rw_live_` and 24 random characters or more."
+    )
     key_pepper: SecretStr | None = Field(
         default=None,
         min_length=16,

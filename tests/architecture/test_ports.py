@@ -12,8 +12,14 @@ from roadworthy.ports import store
 
 # They carry their owner.
 OWNED = (Owner, ThreadRef, Run, TenantId, TenantId | None)
-# Before a key is found there is no tenant; a new key carries its owner; whether any key exists concerns none.
-WITHOUT_A_TENANT = {"KeyStore.find": KeyId, "KeyStore.insert": ApiKey, "KeyStore.any": None}
+# Before a key is found there is no tenant; a new key carries its owner; whether any key exists concerns none; what was
+# erased halfway is finished at a start for everybody.
+WITHOUT_A_TENANT = {
+    "KeyStore.find": KeyId,
+    "KeyStore.insert": ApiKey,
+    "KeyStore.any": None,
+    "ThreadStore.unfinished_erasures": None,
+}
 
 
 def _methods() -> list[tuple[str, object]]:

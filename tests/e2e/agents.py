@@ -1,6 +1,7 @@
 """Agents for the tests of the command line. Nothing of it calls a provider."""
 
 import asyncio
+import sys
 import threading
 from typing import Annotated, TypedDict
 
@@ -20,6 +21,13 @@ async def _wait(state: State) -> State:
     return {"messages": [AIMessage("hello to you")]}
 
 
+async def _leave(state: State) -> State:
+    """End the process from the event loop itself, out of reach of whoever called the node."""
+    asyncio.get_running_loop().call_soon(sys.exit, 0)
+    await asyncio.Event().wait()
+    return state
+
+
 _builder = StateGraph(State)
 _builder.add_node("wait", _wait)
 _builder.add_edge(START, "wait")
@@ -36,3 +44,8 @@ _hanging = StateGraph(State)
 _hanging.add_node("hang", _hang)
 _hanging.add_edge(START, "hang")
 hanging = _hanging.compile()
+
+_leaving = StateGraph(State)
+_leaving.add_node("leave", _leave)
+_leaving.add_edge(START, "leave")
+leaving = _leaving.compile()

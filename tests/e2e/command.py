@@ -86,16 +86,16 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(
-    folder: Path, *args: str, env: Mapping[str, str] | None = None, command: Path = COMMAND
-) -> AsyncGenerator[Serving]:
-    """`roadworthy serve --port 0 ARGS` in ``folder``, from the moment it answers. Killed in the end."""
+async def starting(
+    folder: Path, *args: str, port: int = 0, env: Mapping[str, str] | None = None, command: Path = COMMAND
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """`roadworthy serve --port PORT ARGS` in ``folder``, as soon as the process is there. Killed in the end."""
     with (folder / "stderr").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             str(command),
             "serve",
             "--port",
-            "0",
+            str(port),
             *args,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -104,13 +104,22 @@ async def serving(
             cwd=folder,
         )
     try:
-        server = Serving(process, folder, await _greeting(process, folder))
-        await _healthy(server)
-        yield server
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, *args: str, env: Mapping[str, str] | None = None, command: Path = COMMAND
+) -> AsyncGenerator[Serving]:
+    """The same on a free port, from the moment it answers."""
+    async with starting(folder, *args, env=env, command=command) as process:
+        server = Serving(process, folder, await greeting(process, folder))
+        await _healthy(server)
+        yield server
 
 
 async def until_draining(client: httpx.AsyncClient) -> httpx.Response:
@@ -122,7 +131,8 @@ async def until_draining(client: httpx.AsyncClient) -> httpx.Response:
                 return answer
 
 
-async def _greeting(process: asyncio.subprocess.Process, folder: Path) -> list[str]:
+async def greeting(process: asyncio.subprocess.Process, folder: Path) -> list[str]:
+    """What the server prints once it can serve."""
     assert process.stdout is not None
     lines: list[str] = []
     async with asyncio.timeout(90):

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -148,6 +149,16 @@ async def test_a_server_whose_every_slot_hangs_ends_itself_for_its_supervisor(tm
         assert answer.json()["run"]["status"] == "timeout"
         async with asyncio.timeout(60):
             assert await server.process.wait() == 70
+        assert "roadworthy: every slot has been held by threads of ended runs for 0.5 s; ending" in server.log
+
+
+async def test_an_agent_that_ends_the_process_does_not_choose_its_exit_code(tmp_path: Path) -> None:
+    async with serving(tmp_path, f"{AGENTS}:leaving") as server, server.client(server.first_key) as client:
+        with suppress(httpx.TransportError):  # the connection may end before or after an answer
+            assert not (await client.post("/agent/invoke", json={"message": "leave"})).is_success
+        async with asyncio.timeout(60):
+            assert await server.process.wait() == 70
+        assert "roadworthy: code of an agent tried to end it (SystemExit: 0); ending the process" in server.log
 
 
 async def test_the_project_file_of_the_folder_is_served_with_its_variables(tmp_path: Path) -> None:

@@ -285,3 +285,17 @@ async def test_a_drain_hands_streams_over_and_names_the_run_to_waiters(tmp_path:
     assert (waiting.result().status_code, waiting.result().json()["code"]) == (503, "draining")
     assert handed_over.json()["status"] == "pending"
     assert (refused.status_code, refused.json()["code"], ready.status_code) == (503, "draining", 503)
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz"])
+async def test_probes_answer_to_head_as_monitors_send_it(alice: httpx.AsyncClient, path: str) -> None:
+    answer = await alice.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+@pytest.mark.parametrize("body", ["[]", '"text"', "5", "null"])
+async def test_a_body_that_is_no_object_is_told_so(alice: httpx.AsyncClient, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = await alice.post("/agent/invoke", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "must be a JSON object" in answer.text

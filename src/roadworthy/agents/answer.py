@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from roadworthy.agents.excerpt import excerpt
 from roadworthy.agents.terms import content_words, mentions
 
-_QUOTE_CHARACTERS = 1000
+_QUOTE_CHARACTERS = 1800
 _SHORT_CHARACTERS = 160
 
 _WHAT_IT_IS = (
@@ -55,7 +55,8 @@ def answer(question: str, results: list[str]) -> str:
 
 def _quote(passage: _Found, words: list[str]) -> str:
     text = excerpt(passage.text, words, budget=_QUOTE_CHARACTERS)
-    return f"{passage.title}:\n\n{text}\n\nSource: {passage.source}"
+    colon = "" if passage.title.endswith("?") else ":"
+    return f"{passage.title}{colon}\n\n{text}\n\nSource: {passage.source}"
 
 
 def _parse(result: str) -> Iterable[_Found]:

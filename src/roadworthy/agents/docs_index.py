@@ -14,17 +14,23 @@ from pathlib import Path
 from threading import Lock
 
 from roadworthy.agents.excerpt import excerpt
-from roadworthy.agents.markdown import sections
+from roadworthy.agents.markdown import sections, without_tables
 from roadworthy.agents.terms import content_words, synonyms
 
-_SCHEMA = "CREATE VIRTUAL TABLE section USING fts5(parents, heading, body, tokenize='porter unicode61')"
-_RANK = "SELECT rowid, -bm25(section, 1.5, 4.0, 1.0) FROM section WHERE section MATCH ?"
+_SCHEMA = "CREATE VIRTUAL TABLE section USING fts5(parents, heading, prose, whole, tokenize='porter unicode61')"
+_RANK = "SELECT rowid, -bm25(section, 1.5, 6.0, 0.7, 0.3) FROM section WHERE section MATCH ?"
 _SYNONYM_WEIGHT = 0.5
+# For a heading that asks just what was asked.
+_SAME_QUESTION_WEIGHT = 2.0
 _PASSAGE_CHARACTERS = 2000
-# On every page, so it tells nothing apart unless it is all that was asked about.
-_OWN_NAME = "roadworthy"
-# Pages for newcomers answer a newcomer's question better than those for contributors, when both match.
-_PAGE_WEIGHTS = {"README.md": 1.3, "docs/tour.md": 0.6, "docs/adr": 0.6}
+# Pages for newcomers answer a newcomer's question better than a list of settings or pages for contributors do.
+_PAGE_WEIGHTS = {
+    "README.md": 1.3,
+    "docs/configuration.md": 0.8,
+    "docs/tour.md": 0.6,
+    "docs/benchmarks.md": 0.6,
+    "docs/adr": 0.6,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,7 @@ class _Row:
     anchor: str
     title: str
     text: str
+    topic: frozenset[str]
     weight: float
 
 
@@ -65,7 +72,6 @@ class DocsIndex:
     def search(self, query: str, *, limit: int = 3) -> list[Passage]:
         """Find the passages that speak of ``query``, best first; none when half of its words are nowhere together."""
         words = content_words(query)
-        words = [word for word in words if word != _OWN_NAME] or words
         scores: defaultdict[int, float] = defaultdict(float)
         covered: defaultdict[int, int] = defaultdict(int)
         with self._lock:
@@ -76,7 +82,7 @@ class DocsIndex:
         enough = (len(words) + 1) // 2
         ranked = sorted(
             (rowid for rowid in scores if covered[rowid] >= enough),
-            key=lambda rowid: (-self._final(rowid, scores[rowid], covered[rowid] / len(words)), rowid),
+            key=lambda rowid: (-scores[rowid] * self._weight(rowid, words, covered[rowid]), rowid),
         )
         return [self._passage(self._rows[rowid - 1], words) for rowid in ranked[:limit]]
 
@@ -91,8 +97,10 @@ class DocsIndex:
                 best[rowid] = max(best.get(rowid, 0.0), score * weight)
         return best
 
-    def _final(self, rowid: int, score: float, coverage: float) -> float:
-        return score * coverage * coverage * self._rows[rowid - 1].weight
+    def _weight(self, rowid: int, words: list[str], covered: int) -> float:
+        row = self._rows[rowid - 1]
+        same = _SAME_QUESTION_WEIGHT if row.topic == frozenset(words) else 1.0
+        return row.weight * same * (covered / len(words)) ** 2
 
     def _add(self, path: str, markdown: str) -> None:
         for section in sections(markdown, name=Path(path).stem):
@@ -103,12 +111,19 @@ class DocsIndex:
                     anchor=section.anchor,
                     title=" > ".join(titles),
                     text=section.text,
+                    topic=frozenset(content_words(section.heading)),
                     weight=_weight(path),
                 )
             )
             self._connection.execute(
-                "INSERT INTO section(rowid, parents, heading, body) VALUES (?, ?, ?, ?)",
-                (len(self._rows), " ".join(section.parents), section.heading, section.text),
+                "INSERT INTO section(rowid, parents, heading, prose, whole) VALUES (?, ?, ?, ?, ?)",
+                (
+                    len(self._rows),
+                    " ".join(section.parents),
+                    section.heading,
+                    without_tables(section.text),
+                    section.text,
+                ),
             )
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Markdown cut into sections by heading: what ``docs_index`` puts into its search table.
 
-A section holds the text between one heading and the next. Links become their text, images and
-comments go, code stays as it is.
+A section holds the text between one heading and the next. Links become their text; images, comments and lists of
+links (signposts to the pages that answer) go; code stays as it is.
 """
 
 import re
@@ -13,6 +13,7 @@ _HEADING = re.compile(r"^(#{1,4})\s+(.+?)\s*#*\s*$")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _IMAGE = re.compile(r"\[?!\[[^\]]*\]\([^)]*\)(\]\([^)]*\))?")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)\s]+\)")
+_SIGNPOST = re.compile(r"^\s*[*+-]\s+\[[^\]]+\]\([^)\s]+\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,8 @@ def sections(markdown: str, *, name: str) -> list[Section]:
     for line, is_code in _lines(_COMMENT.sub("", markdown)):
         heading = None if is_code else _HEADING.match(line)
         if heading is None:
-            body.append(line if is_code else _without_links(line))
+            if is_code or not _SIGNPOST.match(line):
+                body.append(line if is_code else _without_links(line))
             continue
         close()
         level = len(heading[1])
@@ -71,6 +73,11 @@ def blocks(text: str) -> list[str]:
         elif found[-1]:
             found.append([])
     return ["\n".join(block) for block in found if block]
+
+
+def without_tables(text: str) -> str:
+    """Drop the rows of tables from a section's text: they name things, prose explains them."""
+    return "\n".join(line for line, is_code in _lines(text) if is_code or not line.lstrip().startswith("|"))
 
 
 def _lines(text: str) -> Iterator[tuple[str, bool]]:

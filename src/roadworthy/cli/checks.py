@@ -179,6 +179,7 @@ async def check_clock(settings: "Settings", now: datetime) -> Iterable[Finding]:
 
 def check_access(settings: "Settings") -> Iterable[Finding]:
     """Who can reach the server, and what they need."""
+    from roadworthy.services.keys import is_short
     from roadworthy.settings import is_loopback
 
     local = is_loopback(settings.host)
@@ -192,6 +193,9 @@ def check_access(settings: "Settings") -> Iterable[Finding]:
     else:
         detail = f"keys are required; {settings.host} is reachable from elsewhere, without encryption"
         yield Finding(check="access", verdict=Verdict.WARN, detail=detail, advice="put a proxy with TLS in front")
+    if settings.admin_key is not None and is_short(settings.admin_key.get_secret_value()):
+        detail, advice = "the admin key given may be guessed", "give ROADWORTHY_ADMIN_KEY 24 characters or more"
+        yield Finding(check="access", verdict=Verdict.WARN, detail=detail, advice=advice)
     if "*" in settings.cors_origins:
         detail = "pages of every origin may call with a key that they know"
         yield Finding(check="access", verdict=Verdict.WARN, detail=detail, advice="name the origins")

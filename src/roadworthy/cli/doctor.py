@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 
 from roadworthy.cli import checks
 from roadworthy.cli.checks import Finding, Verdict
-from roadworthy.cli.environment import env_name, load_settings
+from roadworthy.cli.environment import env_name, load_settings, secret_values
 from roadworthy.cli.output import console, say_json, say_table
 from roadworthy.domain.errors import ConfigError
 
@@ -42,7 +43,7 @@ def doctor(
     else:
         # What an agent prints while it is loaded is no part of the answer.
         with redirect_stdout(sys.stderr):
-            findings = asyncio.run(_examine(settings, target))
+            findings = [_without_secrets(found, settings) for found in asyncio.run(_examine(settings, target))]
     verdict = checks.worst(findings)
     if as_json:
         _say_json(findings, verdict, settings)
@@ -55,6 +56,9 @@ def effective(settings: "Settings") -> Iterable[tuple[str, str, bool]]:
     """Name, value and whether it differs from the default, for each setting; secrets only as set or not."""
     from pydantic import SecretStr
 
+    from roadworthy.telemetry.redaction import Redaction
+
+    redaction = Redaction()
     for name, field in type(settings).model_fields.items():
         value: object = getattr(settings, name)
         match value:
@@ -70,7 +74,14 @@ def effective(settings: "Settings") -> Iterable[tuple[str, str, bool]]:
                 shown = ",".join(map(str, value))
             case _:
                 shown = str(value)
-        yield env_name(name, field), shown, value != field.default
+        yield env_name(name, field), redaction.text(shown), value != field.default
+
+
+def _without_secrets(finding: Finding, settings: "Settings") -> Finding:
+    """What was found may quote an address or what an agent's code raised."""
+    from roadworthy.telemetry.redaction import Redaction
+
+    return replace(finding, detail=Redaction([*settings.secrets(), *secret_values()]).text(finding.detail))
 
 
 async def _examine(settings: "Settings", target: str | None) -> Sequence[Finding]:

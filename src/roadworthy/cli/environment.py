@@ -105,7 +105,7 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterable[
 
 
 def secret_values(environment: Mapping[str, str] | None = None) -> Iterable[str]:
-    """What variables hold that are named like secrets, our own and other programs': nothing of it belongs into a log."""
+    """What variables hold that are named like secrets, other programs' included: nothing of it belongs into a log."""
     for name, value in (os.environ if environment is None else environment).items():
         if name.endswith(_SECRETS) and len(value) >= _SECRET_LENGTH:
             yield value

@@ -29,22 +29,29 @@ T = TypeVar("T")
 class Front:
     """The application that is served: it passes each request on to the one of the moment.
 
-    ``answers`` is set when there is something to say: before, nobody needs to be let in.
+    ``answers`` is set when it is known what to answer, ``opened`` when that comes from the opened server.
     """
 
     def __init__(self) -> None:
         self.answers = asyncio.Event()
+        self.opened = False
         self._app = not_ready("the database is being opened")
-        self._drain = _nothing_to_drain
+        self._drain: Callable[[], Awaitable[None]] | None = None
 
-    def turn_to(self, app: ASGIApp, drain: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Answer with ``app`` from the next request on. ``drain``: what brings its runs to a safe place."""
-        self._app, self._drain = app, drain or _nothing_to_drain
+    def wait(self, detail: str) -> None:
+        """Answer that the database cannot be used, and why."""
+        self._app = not_ready(detail)
+        self.answers.set()
+
+    def open(self, app: ASGIApp, drain: Callable[[], Awaitable[None]]) -> None:
+        """Answer with ``app`` from the next request on. ``drain`` brings its runs to a safe place."""
+        self._app, self._drain, self.opened = app, drain, True
         self.answers.set()
 
     async def drain(self) -> None:
         """Bring the runs to a safe place, if there can be any yet."""
-        await self._drain()
+        if self._drain is not None:
+            await self._drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on (ASGI)."""
@@ -67,7 +74,7 @@ async def opened(
                 thing = await stack.enter_async_context(opening())
             except StorageUnavailable as error:
                 log.warning("waiting_for_database", detail=error.message)
-                front.turn_to(not_ready(error.message))
+                front.wait(error.message)
                 await asyncio.sleep(retry_every.total_seconds())
             else:
                 break
@@ -79,17 +86,19 @@ def not_ready(detail: str) -> ASGIApp:
     error = StorageUnavailable(detail)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == "/livez":
-            response = Response(to_json({"status": "alive"}), media_type="application/json")
-        else:
-            # The members of `/readyz` are those of a server that has opened its database and lost it.
-            trouble = {"problems": [{"name": "database", "detail": detail}], "degraded": []}
-            problem = problem_of(error, more=trouble if scope["path"] == "/readyz" else None)
-            response = problem_response(problem, Request(scope))
+        # The probes speak as those of an opened server do (``http/health.py``).
+        match scope["path"]:
+            case "/livez":
+                response = _json({"status": "alive"}, status=200)
+            case "/readyz":
+                trouble = {"name": "database", "detail": detail}
+                response = _json({"status": "not_ready", "problems": [trouble], "degraded": []}, status=503)
+            case _:
+                response = problem_response(problem_of(error), Request(scope))
         await response(scope, receive, send)
 
     return RequestContext(SecurityHeaders(UnreadBody(app)))
 
 
-async def _nothing_to_drain() -> None:
-    """Before the database is open there are no runs."""
+def _json(body: object, *, status: int) -> Response:
+    return Response(to_json(body), status, media_type="application/json")

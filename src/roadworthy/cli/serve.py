@@ -9,17 +9,15 @@ import asyncio
 import os
 import signal
 import socket
-import threading
-from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from roadworthy.cli.ending import ends_in_time, run
 from roadworthy.cli.environment import load_settings, secret_values, unknown_variables
-from roadworthy.cli.output import hint, say
-from roadworthy.domain.errors import RoadworthyError
+from roadworthy.cli.output import say
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -28,10 +26,8 @@ if TYPE_CHECKING:
     from roadworthy.cli.opening import Front
     from roadworthy.settings import Settings
 
-# The code of a process that ends itself because it cannot serve any more: EX_SOFTWARE of sysexits.h.
-EXIT_STUCK = 70
-# Seconds that closing databases and joining threads may take after the last response.
-_TEARDOWN_SECONDS = 10
+# Seconds that opening may take before the port is opened all the same.
+_OPENING_SECONDS = 3
 
 
 def serve(
@@ -58,33 +54,7 @@ def serve(
     from roadworthy.cli.http_server import bind
 
     bound = bind(settings.host, settings.port)
-    run(_serve(settings, target, bound))
-
-
-def run(server: Coroutine[None, None, None]) -> None:
-    """Run a server to its end. When it cannot go on, the reason is said before threads are waited for: they may hang.
-
-    Raises:
-        SystemExit: with ``EXIT_STUCK``; agents do not choose our exit code.
-        ConfigError, StorageUnavailable: it could not start.
-    """
-    from roadworthy.bootstrap import EngineStuck
-
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        try:
-            runner.run(server)
-        except (Exception, SystemExit) as error:
-            match cause := _cause(error):
-                case EngineStuck():
-                    reason = str(cause)
-                case SystemExit():
-                    reason = f"code of an agent tried to end it (SystemExit: {cause.code})"
-                case RoadworthyError():
-                    raise cause from None
-                case _:
-                    raise
-            hint(f"roadworthy: {reason}; ending the process")
-            raise SystemExit(EXIT_STUCK) from None
+    run(_serve(settings, target, bound), loop_factory=_new_loop)
 
 
 async def _serve(settings: "Settings", target: str | None, bound: socket.socket) -> None:
@@ -96,9 +66,14 @@ async def _serve(settings: "Settings", target: str | None, bound: socket.socket)
     async with open_project(settings, target) as project, asyncio.TaskGroup() as group:
         front = Front()
         life = group.create_task(_open(settings, project, bound, front))
-        await front.answers.wait()
-        with _ends_in_time():
+        with suppress(TimeoutError):
+            # A migration of much data, or a lock on it, takes its time, and the process is alive meanwhile.
+            async with asyncio.timeout(_OPENING_SECONDS):
+                await front.answers.wait()
+        with ends_in_time():
             await serve_http(front, bound, drain=front.drain)
+        if not front.opened:
+            os._exit(0)  # there is nothing to close, and threads that wait for a lock would hold the end up
         life.cancel()
 
 
@@ -111,7 +86,7 @@ async def _open(settings: "Settings", project: "Project", bound: socket.socket, 
     async with opened(partial(bootstrap, settings, project, RunLog()), front) as container:
         app = _app(settings, container)
         _greet(settings, container, bound)
-        front.turn_to(app, container.drain)
+        front.open(app, container.drain)
         await asyncio.Event().wait()
 
 
@@ -157,26 +132,6 @@ def _greet(settings: "Settings", container: "Container", bound: socket.socket) -
     )
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What happened first: each task group that it passed has wrapped it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-@contextmanager
-def _ends_in_time() -> Generator[None]:
-    """Whatever ended the body, the process follows soon: a thread that hangs in a tool would hold it up for ever."""
-    code = EXIT_STUCK
-    try:
-        yield
-        code = 0
-    finally:
-        last_resort = threading.Timer(_TEARDOWN_SECONDS, os._exit, (code,))
-        last_resort.daemon = True
-        last_resort.start()
-
-
 def _start_logs(settings: "Settings") -> None:
     import structlog
 
@@ -189,9 +144,7 @@ def _start_logs(settings: "Settings") -> None:
     for sentence in unknown_variables():
         log.warning("unknown_variable", detail=sentence)
     if settings.admin_key is not None and is_short(settings.admin_key.get_secret_value()):
-        log.warning(
-            "short_admin_key", detail="ROADWORTHY_ADMIN_KEY has few characters and may be guessed: use 24 or more"
-        )
+        log.warning("short_admin_key", detail="ROADWORTHY_ADMIN_KEY may be guessed: give it 24 characters or more")
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -158,8 +158,8 @@ class Run:
 
     ``ord`` numbers the thread's runs from 1. ``attempt`` is 0 until the first claim, then the fencing token.
     ``losses`` counts lost leases in a row without a new checkpoint; ``progress_mark`` is the runtime's marker of the
-    thread's last checkpoint at the latest loss. ``resume_mark`` is the runtime's note of how many answers the
-    interrupted step had before this run's own (only for RESUME). ``started_at`` is the first claim's time.
+    thread's last checkpoint at the latest loss. ``resume_mark`` is the runtime's note of which questions were
+    open before this run answered any (only for RESUME). ``started_at`` is the first claim's time.
     """
 
     run_id: RunId

@@ -28,7 +28,6 @@ class Thread:
     active_run: RunId | None
     created_at: datetime
     updated_at: datetime
-    metadata: JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,9 +179,7 @@ class Attempt:
         return [message_id for message_id in shown if message_id not in surviving]
 
     def _prepare(self) -> AbstractAsyncContextManager[Execution]:
-        return self._around.runtime.execution(
-            self.run, caps=self._caps_left(), deadline_at=self.run.deadline_at, first_on_thread=self.run.ord == 1
-        )
+        return self._around.runtime.execution(self.run, caps=self._caps_left(), first_on_thread=self.run.ord == 1)
 
     def _caps_left(self) -> Caps:
         """Calls are bounded for the run, whatever its attempts; steps for an attempt, which repeats only the last."""

@@ -73,7 +73,7 @@ class Worker:
         return self._slots.all_stuck
 
     def executing(self) -> frozenset[RunId]:
-        """See the port."""
+        """Runs under way in this process."""
         return self._signals.run_ids
 
     @asynccontextmanager

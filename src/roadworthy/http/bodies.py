@@ -67,6 +67,9 @@ class JsonBody(Generic[Model]):
         return self._validated(await _parse_beside(body), limits)
 
     def _validated(self, value: JsonValue, limits: HttpLimits) -> Model:
+        if not isinstance(value, dict):
+            error = {"type": "object", "loc": ("body",), "msg": "The body must be a JSON object."}
+            raise RequestValidationError([error])
         try:
             return self.model.model_validate(value, context=limits)
         except ValidationError as exc:

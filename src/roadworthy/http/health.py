@@ -46,6 +46,7 @@ class ReadyState(BaseModel):
     degraded: list[Trouble]
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="health", response_model=Health)
 async def health(web: WebState) -> Response:
     """Answers as soon as the server serves, whatever the state of what it depends on."""
@@ -54,12 +55,14 @@ async def health(web: WebState) -> Response:
     return _json(body | {"degraded": degraded} if degraded else body)
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", operation_id="livez", response_model=Liveness)
 async def livez() -> Response:
     """Touches nothing: when this does not answer, the process is stuck and should be restarted."""
     return _json({"status": "alive"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     operation_id="readyz",

@@ -23,6 +23,12 @@ Frames: TypeAlias = AsyncGenerator[Iterable[bytes], None]
 
 _PING = b": ping\n\n"
 _RETRY = b"retry: 1000\n\n"  # milliseconds after which a browser reconnects by itself
+# Line breaks to Unicode, and to clients that split lines by its rules, though not to the standard of SSE.
+_UNICODE_BREAKS = (
+    ("\u0085".encode(), rb"\u0085"),
+    ("\u2028".encode(), rb"\u2028"),
+    ("\u2029".encode(), rb"\u2029"),
+)
 _WRITE_MAX = 64 * 1024
 _ABORT_SECONDS = 1
 
@@ -161,4 +167,7 @@ def _pieces(batch: Iterable[bytes]) -> Iterator[bytes]:
 
 def frame(data: bytes, *, event_id: str | None) -> bytes:
     """One event. ``data``: JSON without line breaks. ``event_id``: what ``Last-Event-ID`` will say; None leaves it."""
+    for raw, escaped in _UNICODE_BREAKS:
+        if raw in data:
+            data = data.replace(raw, escaped)
     return b"data: %b\n\n" % data if event_id is None else b"id: %b\ndata: %b\n\n" % (event_id.encode(), data)

@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-from roadworthy.domain.ids import RunId
 from roadworthy.domain.run import CancelReason, Run
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 
@@ -21,7 +20,8 @@ class Dispatcher(Protocol):
 
         Raises:
             Draining: nothing is stored.
-            QueueFull, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable: as ``RunQueue.accept``.
+            QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable: as
+                ``RunQueue.accept``.
         """
         ...
 
@@ -38,8 +38,4 @@ class Dispatcher(Protocol):
 
     def stuck(self) -> bool:
         """Whether every slot is held by threads of runs that have already ended."""
-        ...
-
-    def executing(self) -> frozenset[RunId]:
-        """Runs under way in this process."""
         ...

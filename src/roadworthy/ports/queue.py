@@ -17,7 +17,9 @@ from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyRecord:
-    """A client's promise that requests with this key are one. ``body_hash`` tells whether they really are."""
+    """A client's promise that requests with this key are one, kept for 24 hours (``RunQueue.prune``) or until the
+    thread is erased. ``body_hash`` tells whether they really are.
+    """
 
     key: str
     body_hash: str
@@ -60,7 +62,10 @@ class RunQueue(Protocol):
 
         Raises:
             QueueFull: it would have to wait and ``max_pending`` runs wait already. Nothing is stored.
-            ThreadBusy: the policy is ``reject`` and the thread has an unfinished run. Nothing is stored.
+            RateLimited: it would have to wait, and half of ``max_pending`` (at least one) of its owner's runs wait
+                already: nobody takes up the whole line. Nothing is stored.
+            ThreadBusy: the policy is ``reject`` and the thread has an unfinished run, or the thread is being erased.
+                Nothing is stored.
             AgentMismatch: the thread belongs to another agent. Nothing is stored.
             Conflict: the ordinal that ``run`` insists on is not the next one. Nothing is stored.
             IdempotencyMismatch: the key is known with another body.
@@ -120,4 +125,11 @@ class RunQueue(Protocol):
 
     async def cancel_requests(self, worker: str) -> Sequence[tuple[RunId, CancelReason]]:
         """Running runs of this worker that somebody, maybe another process, has asked to stop."""
+        ...
+
+    async def prune(self, before: datetime) -> int:
+        """Forget idempotency records made before a moment, the oldest first, at most 500 at once. Returns how many.
+
+        Called every minute for those older than 24 hours: after that, a key is new again.
+        """
         ...

@@ -6,7 +6,6 @@ The runtime knows graphs, checkpoints and models; it knows nothing of queues, HT
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from roadworthy.domain.agent import Agent
@@ -18,7 +17,7 @@ from roadworthy.domain.event import (
     ToolCallFinished,
     ToolCallStarted,
 )
-from roadworthy.domain.ids import AgentName, RunId
+from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
@@ -84,7 +83,7 @@ class Execution(Protocol):
         ``repr`` and messages of the errors below are safe to show; their ``__cause__`` is not.
 
         Raises:
-            AgentFailed: the agent's code raised, or its input does not fit its state.
+            AgentFailed: the agent's code raised, its input does not fit its state, or it is not served any more.
             ProviderUnavailable: a model call failed for the provider's reasons and nothing in the agent recovered it.
             LimitReached: a cap of ``Caps`` was hit; the state up to the last step is kept.
             StorageUnavailable: a checkpoint could not be written.
@@ -143,9 +142,7 @@ class AgentRuntime(Protocol):
         """
         ...
 
-    def execution(
-        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
-    ) -> AbstractAsyncContextManager[Execution]:
+    def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AbstractAsyncContextManager[Execution]:
         """Prepare the attempt ``run.attempt`` of ``run``. Leaving the context frees what the attempt held.
 
         ``first_on_thread``: no earlier run can have left state (a hint that saves a read).
@@ -169,15 +166,13 @@ class AgentRuntime(Protocol):
         ...
 
     async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:
-        """Messages and state of a thread as of its latest checkpoint; empty when there is none."""
+        """Messages and state of a thread as of its latest checkpoint; empty when there is none, or when the agent, which
+        alone can read it, is not served any more.
+        """
         ...
 
     async def erase_thread(self, ref: ThreadRef) -> None:
         """Delete every checkpoint of a thread. Idempotent."""
-        ...
-
-    async def erase_run(self, ref: ThreadRef, run_id: RunId) -> None:
-        """Delete the checkpoints that one run wrote, so that the thread is as before it. Idempotent."""
         ...
 
     async def ready(self) -> str | None:

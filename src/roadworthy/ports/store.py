@@ -1,6 +1,8 @@
 """Reading and erasing what is stored about runs, threads and keys. Adapters: repositories in ``storage``.
 
-Every method takes the owner (tenant and user) or the tenant first; what belongs to another does not exist.
+Every method takes the owner (tenant and user) or the tenant first, or something that carries them (a thread's name, a
+run, a new key); what belongs to another does not exist. Exceptions: ``KeyStore.find`` and ``KeyStore.any``, which are
+asked before there is a tenant, and ``ThreadStore.unfinished_erasures``, which is asked by the server for itself.
 """
 
 from collections.abc import Sequence
@@ -59,9 +61,20 @@ class ThreadStore(Protocol):
     async def erase(self, ref: ThreadRef) -> bool:
         """Delete a thread with its runs, events and idempotency records; ledger rows stay. False when it was not there.
 
+        Its name stays taken, by nothing that anybody can see, until ``finish_erasure``: meanwhile its checkpoints can
+        be deleted without hitting those of a new thread. True again for a thread in that state.
+
         Raises:
-            ThreadBusy: a run of it is unfinished.
+            ThreadBusy: a run of it is unfinished. Nothing is deleted.
         """
+        ...
+
+    async def finish_erasure(self, ref: ThreadRef) -> None:
+        """Free the name of an erased thread. Idempotent; does nothing to a thread that is not erased."""
+        ...
+
+    async def unfinished_erasures(self) -> Sequence[ThreadRef]:
+        """Erased threads whose names are still taken: a crash came in between."""
         ...
 
 

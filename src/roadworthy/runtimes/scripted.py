@@ -8,12 +8,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import count
 from typing import TypeAlias
 
 from roadworthy.domain.agent import Agent
-from roadworthy.domain.errors import InvalidRequest, LeaseLost, RoadworthyError
+from roadworthy.domain.errors import AgentFailed, InvalidRequest, LeaseLost, RoadworthyError
 from roadworthy.domain.event import ContentDelta, InterruptRaised
 from roadworthy.domain.ids import AgentName, RunId, new_id
 from roadworthy.domain.json import JsonObject, JsonValue
@@ -134,12 +133,15 @@ class ScriptedRuntime:
 
     @asynccontextmanager
     async def execution(
-        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
+        self,
+        run: Run,
+        *,
+        caps: Caps,  # noqa: ARG002 -- port
+        first_on_thread: bool,  # noqa: ARG002 -- port
     ) -> AsyncGenerator[Execution]:
         """See ``ports.runtime.AgentRuntime.execution``."""
-        del caps, deadline_at, first_on_thread
         if run.rollback_of is not None:
-            await self.erase_run(_ref(run), run.rollback_of)
+            self._erase_run(_ref(run), run.rollback_of)
         execution = ScriptedExecution(self, run, self._script_of(run))
         self.executions.append(execution)
         try:
@@ -160,8 +162,10 @@ class ScriptedRuntime:
         checkpoints = self._thread(_ref(run)).checkpoints
         return str(checkpoints[-1].id) if checkpoints else None
 
-    async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:  # noqa: ARG002 -- all agents share its form
+    async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:
         """See ``ports.runtime.AgentRuntime.thread_state``."""
+        if agent not in self._agents:
+            return ThreadState(messages=(), values=None)
         messages = self._thread(ref).messages
         return ThreadState(
             messages=messages, values={"messages": [{"id": m.id, "content": m.content} for m in messages]}
@@ -170,11 +174,6 @@ class ScriptedRuntime:
     async def erase_thread(self, ref: ThreadRef) -> None:
         """Forget a thread."""
         self._threads.pop(ref, None)
-
-    async def erase_run(self, ref: ThreadRef, run_id: RunId) -> None:
-        """Forget what one run did."""
-        thread = self._thread(ref)
-        thread.checkpoints = [one for one in thread.checkpoints if one.run_id != run_id]
 
     async def ready(self) -> str | None:
         """The ``problem`` that the test has set."""
@@ -191,7 +190,13 @@ class ScriptedRuntime:
         merged = (*thread.messages, *(message for message in messages if message.id not in known))
         thread.checkpoints.append(_Checkpoint(id=next(self._ids), run_id=run.run_id, messages=merged))
 
+    def _erase_run(self, ref: ThreadRef, run_id: RunId) -> None:
+        thread = self._thread(ref)
+        thread.checkpoints = [one for one in thread.checkpoints if one.run_id != run_id]
+
     def _script_of(self, run: Run) -> Script:
+        if run.agent not in self._agents:
+            return (Fail(error=AgentFailed(f"the agent {run.agent} is no longer served")),)
         if run.run_id not in self._scripts:
             self._scripts[run.run_id] = self._coming.pop(0) if self._coming else self._default
         return self._scripts[run.run_id]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from roadworthy.domain.agent import Agent
-from roadworthy.domain.errors import NotFound
-from roadworthy.domain.ids import AgentName
+from roadworthy.domain.errors import InvalidRequest, NotFound
+from roadworthy.domain.ids import parse_agent_name
 from roadworthy.domain.principal import Principal
 from roadworthy.ports.runtime import AgentRuntime
 
@@ -29,12 +29,18 @@ class Agents:
         """
         if name is None:
             return self._default(principal)
-        agent = self._runtime.find_agent(AgentName(name))
+        agent = self._find(name)
         if agent is None:
             known = ", ".join(one.name for one in self.list(principal))
             raise NotFound(f"there is no agent of that name; this key may use: {known}")
         principal.require_agent(agent.name)
         return agent
+
+    def _find(self, name: str) -> Agent | None:
+        try:
+            return self._runtime.find_agent(parse_agent_name(name))
+        except InvalidRequest:
+            return None  # nothing can be served under such a name
 
     def _default(self, principal: Principal) -> Agent:
         allowed = self.list(principal)

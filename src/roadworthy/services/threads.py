@@ -33,6 +33,7 @@ class Threads:
         self._threads = threads
         self._runs = runs
         self._runtime = runtime
+        self._erasing: set[ThreadRef] = set()
 
     async def list(self, principal: Principal, *, limit: int, cursor: str | None) -> Page[Thread]:
         """Own threads, the latest used first.
@@ -63,18 +64,36 @@ class Threads:
         Raises:
             PermissionDenied: the key may not write.
             NotFound: there is no such thread for this caller.
-            ThreadBusy: a run of it is unfinished.
+            ThreadBusy: a run of it is unfinished, and nothing was deleted; or it is being erased already.
         """
         principal.require(Scope.RUNS_WRITE)
         ref = _ref(principal, thread_id)
-        await self._threads.get(ref)
-        latest = await self._runs.list_of_thread(principal.owner, ref.thread_id, limit=RUNS_SHOWN, cursor=None)
-        if not all(run.status.final for run in latest.items):
-            raise ThreadBusy("a run of the thread is unfinished; cancel it first")
-        # Checkpoints go first: a crash in between leaves an empty thread, never state without an owner's row.
-        await self._runtime.erase_thread(ref)
-        if not await self._threads.erase(ref):
-            raise NotFound("there is no such thread")
+        if ref in self._erasing:
+            # One at a time: a second one might be late, and hit what a new thread of this name has stored since.
+            raise ThreadBusy("the thread is being erased")
+        self._erasing.add(ref)
+        try:
+            if not await self._threads.erase(ref):
+                raise NotFound("there is no such thread")
+            await _erase_state(self._threads, self._runtime, ref)
+        finally:
+            self._erasing.discard(ref)
+
+
+async def finish_erasures(threads: ThreadStore, runtime: AgentRuntime) -> None:
+    """Finish what a crash has cut off. At start, before anybody else wants those threads.
+
+    Raises:
+        StorageUnavailable: a database does not answer.
+    """
+    for ref in await threads.unfinished_erasures():
+        await _erase_state(threads, runtime, ref)
+
+
+async def _erase_state(threads: ThreadStore, runtime: AgentRuntime, ref: ThreadRef) -> None:
+    """The second half: no transaction spans rows and checkpoints, so the thread's name stays taken in between."""
+    await runtime.erase_thread(ref)
+    await threads.finish_erasure(ref)
 
 
 def _ref(principal: Principal, thread_id: str) -> ThreadRef:

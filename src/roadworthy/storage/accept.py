@@ -1,15 +1,19 @@
 """One transaction: store a new run and decide whether it starts, waits or is refused. Called by ``queue.py``."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, QueueFull, ThreadBusy
+from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, QueueFull, RateLimited, ThreadBusy
 from roadworthy.domain.ids import RunId
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatus
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.storage import statements as sql
 from roadworthy.storage.rows import micros, run_from, run_params
+from roadworthy.storage.tables import ERASING
 from roadworthy.storage.transaction import Transaction
+
+# When to try again, for who finds no room to wait in.
+_LATER = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +88,19 @@ class Acceptance:
         if row is None:
             raise AssertionError("an upsert returns its row")
         next_ord, active, pending, agent = row
+        if active == ERASING:
+            raise ThreadBusy("the thread is being erased")
         return next_ord, active, pending, agent
 
     def _check_policy(self, tx: Transaction, *, busy: bool) -> None:
         if busy and self.run.request.multitask_strategy is MultitaskStrategy.REJECT:
             raise ThreadBusy("the thread has an unfinished run")
-        waiting = tx.one(sql.COUNT_PENDING)
-        if waiting is not None and waiting[0] >= self.max_pending:
-            raise QueueFull("too many runs are waiting")
+        owner = self.run.owner
+        waiting, own = tx.one(sql.COUNT_PENDING_OF, tenant=owner.tenant, owner=owner.user) or (0, 0)
+        if waiting >= self.max_pending:
+            raise QueueFull("too many runs are waiting", retry_after=_LATER)
+        if own >= max(1, self.max_pending // 2):
+            raise RateLimited("too many of your runs are waiting", retry_after=_LATER)
 
     def _supersede(self, tx: Transaction, active: RunId) -> RunId | None:
         if self.run.request.multitask_strategy not in (MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK):

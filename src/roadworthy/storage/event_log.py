@@ -252,15 +252,20 @@ class _Walk:
         # The last event seen, and how far the database was searched for the next ones.
         self._position = self._searched = position
         self._generation = -1
-        self._index = 0
+        # Of the next event in memory; None: to be looked for.
+        self._index: int | None = None
 
     async def next(self) -> Sequence[Event]:
         """The next events; none when the run has ended or the server drains."""
         log = self._log
         while True:
-            while self._searched < log.floor:
+            if self._generation != log.generation:
+                # The list or its floor has moved, maybe down: what was searched says nothing about it.
+                self._generation, self._searched, self._index = log.generation, self._position, None
+            if self._searched < log.floor:
                 if batch := await self._stored():
                     return batch
+                continue
             if batch := self._live():
                 return batch
             if log.ended is not None or self._owner.handed_over:
@@ -271,15 +276,15 @@ class _Walk:
         floor = self._log.floor
         batch = await self._owner.stored(self._log.run_id, self._position, floor)
         if batch:
-            self._position = batch[-1].id
+            self._position, self._index = batch[-1].id, None
         else:
             self._searched = floor
         return batch
 
     def _live(self) -> Sequence[Event]:
         log = self._log
-        if self._generation != log.generation:
-            self._generation, self._index = log.generation, log.index_after(self._position)
+        if self._index is None:
+            self._index = log.index_after(self._position)
         batch = log.events[self._index :]
         if batch:
             self._index, self._position = len(log.events), batch[-1].id

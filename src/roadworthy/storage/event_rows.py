@@ -68,11 +68,20 @@ _READERS: Mapping[str, Callable[[Document], RunEvent]] = {
 }
 
 
+# In the place of an event that no encoder takes: the run's other events, and other runs', must not be lost with it.
+_UNSTORABLE = CustomData(data={"error": "this event could not be stored"})
+
+
 def event_rows(run_seq: int, events: Sequence[Event]) -> Iterator[Sequence[Param]]:
     """Rows of the events table, columns in its order."""
     for event in events:
         body = event.body
-        yield run_seq, event.id.attempt, event.id.n, _TYPES[type(body)], json_text.dumps(body)
+        try:
+            text = json_text.dumps(body)
+        except (TypeError, ValueError, RecursionError):
+            body = _UNSTORABLE
+            text = json_text.dumps(body)
+        yield run_seq, event.id.attempt, event.id.n, _TYPES[type(body)], text
 
 
 def event_from(ord_: int, row: Row) -> Event:

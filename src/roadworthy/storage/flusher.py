@@ -1,10 +1,12 @@
 """Makes events durable soon after they were shown: one task for all runs. Owned by ``event_log.py``.
 
 The first new event starts a short linger, then everything that has come up is written in one unit; what comes while
-that is under way waits for the next. A write that fails is tried again later: the events stay in memory.
+that is under way waits for the next. A write that fails is tried again later: the events stay in memory. Only events
+that bring down a unit all by themselves are given up: they are reported, and nobody else's wait for them.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -15,6 +17,8 @@ from roadworthy.storage import statements as sql
 from roadworthy.storage.event_rows import event_rows
 from roadworthy.storage.run_log import RunLog
 from roadworthy.storage.transaction import Database, Param, Transaction
+
+_log = logging.getLogger(__name__)
 
 LINGER = timedelta(milliseconds=30)
 RETRY = timedelta(seconds=1)
@@ -65,8 +69,7 @@ class Flusher:
             await self._pause(self._linger)
             logs = self._next()
             try:
-                if logs:
-                    await self._write(logs)
+                await self._write_all(logs)
             except StorageUnavailable:
                 if self._stop.is_set():
                     return
@@ -100,16 +103,45 @@ class Flusher:
             self._work.clear()
         return logs
 
+    async def _write_all(self, logs: Sequence[RunLog]) -> None:
+        """Write some events of every log: together, or each log's alone when that fails for no reason of storage.
+
+        Raises:
+            StorageUnavailable: the database fails. A log may be written already; nothing is stored twice.
+        """
+        try:
+            if logs:
+                await self._write(logs)
+        except StorageUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 -- worker loop: a defect in one run's events must not end everybody's
+            for log in logs:
+                await self._write_alone(log)
+
+    async def _write_alone(self, log: RunLog) -> None:
+        start, count = log.durable, len(log.unflushed(_MAX_OF_RUN))
+        try:
+            await self._write([log])
+        except StorageUnavailable:
+            raise
+        except Exception:  # noqa: BLE001 -- worker loop: as in ``_write_all``
+            _log.exception("%d events of the run %s could not be stored and are lost", count, log.run_id)
+            self._settle(log, start + count)
+
     async def _write(self, logs: Sequence[RunLog]) -> None:
         batches = [(log, log.durable, log.unflushed(_MAX_OF_RUN)) for log in logs]
         keys = await self._database.write(_Write([(log.run_id, log.seq, events) for log, _, events in batches]))
         for (log, start, events), seq in zip(batches, keys, strict=True):
             log.seq = seq
-            log.flushed(start + len(events))
-            if log.durable < log.end:
-                self.add(log)
-            elif not log.queued:
-                self._on_clean(log)
+            self._settle(log, start + len(events))
+
+    def _settle(self, log: RunLog, position: int) -> None:
+        """The log's events before ``position`` are done with."""
+        log.flushed(position)
+        if log.durable < log.end:
+            self.add(log)
+        elif not log.queued:
+            self._on_clean(log)
 
 
 class _Write:

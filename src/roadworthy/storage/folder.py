@@ -17,7 +17,7 @@ from roadworthy.domain.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """Where things are. ``database`` is ours, ``checkpoints`` belongs to the agent runtime."""
+    """Where things are. The agent runtime keeps its own files beside the ``database``."""
 
     path: Path
 
@@ -25,11 +25,6 @@ class DataFolder:
     def database(self) -> Path:
         """Runs, threads, keys, events."""
         return self.path / "roadworthy.db"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The graphs' states."""
-        return self.path / "checkpoints.db"
 
     @contextmanager
     def locked(self) -> Generator[None]:

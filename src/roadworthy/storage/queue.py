@@ -25,6 +25,8 @@ from roadworthy.storage.transaction import Database, Param, Row, Statement, Tran
 
 # Lease losses after which a run executes alone in its worker.
 _ISOLATED_FROM = 2
+# Idempotency records that one transaction forgets: the others' writes must not wait for long.
+_PRUNED_AT_ONCE = 500
 
 
 class SqlRunQueue:
@@ -163,6 +165,12 @@ class SqlRunQueue:
         """See the port."""
         rows = await self._database.read(lambda tx: tx.all(sql.CANCEL_REQUESTS, worker=worker))
         return [(RunId(run_id), CancelReason(reason)) for run_id, reason in rows]
+
+    async def prune(self, before: datetime) -> int:
+        """See the port."""
+        return await self._database.write(
+            lambda tx: tx.run(sql.PRUNE_IDEMPOTENCY, before=micros(before), limit=_PRUNED_AT_ONCE)
+        )
 
     async def _give_back(self, lease: Lease, statement: Statement, **params: Param) -> Run | None:
         now = micros(self._clock.now())

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
 
 from roadworthy.domain.ids import AgentName, KeyId, RunId, TenantId, ThreadId, UserId
 from roadworthy.domain.principal import ApiKey, Owner, Scope
 from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
 from roadworthy.domain.thread import Thread, ThreadRef
 from roadworthy.domain.usage import ModelCall, Tokens
-from roadworthy.storage import json_text
 from roadworthy.storage.documents import request_from, request_text, result_from, result_text
 from roadworthy.storage.transaction import Param, Row
 
@@ -118,17 +116,21 @@ def run_from(row: Row, *, result: RunResult | None = None) -> Run:
 
 def thread_from(row: Row) -> Thread:
     """A thread from all columns of its table."""
-    tenant, user, thread_id, agent, next_ord, active_run, _pending, created_at, updated_at, metadata = row
-    owner = Owner(tenant=TenantId(tenant), user=UserId(user))
+    tenant, user, thread_id, agent, next_ord, active_run, _pending, created_at, updated_at = row
     return Thread(
-        ref=ThreadRef(owner=owner, thread_id=ThreadId(thread_id)),
+        ref=ref_from((tenant, user, thread_id)),
         agent=AgentName(agent),
         next_ord=next_ord,
         active_run=None if active_run is None else RunId(active_run),
         created_at=moment(created_at),
         updated_at=moment(updated_at),
-        metadata=cast("Mapping[str, Any]", json_text.loads(metadata)),
     )
+
+
+def ref_from(row: Row) -> ThreadRef:
+    """A thread's name from the three columns of its key."""
+    tenant, user, thread_id = row
+    return ThreadRef(owner=Owner(tenant=TenantId(tenant), user=UserId(user)), thread_id=ThreadId(thread_id))
 
 
 def key_params(key: ApiKey) -> Mapping[str, Param]:

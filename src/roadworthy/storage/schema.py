@@ -6,7 +6,7 @@ The usual start finds the file at the latest revision with one plain read and ne
 """
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from sqlalchemy import URL, Connection
@@ -29,6 +29,8 @@ def migrate(path: Path) -> None:
     """
     try:
         if _revision(path) != REVISIONS[-1]:
+            with suppress(OSError):  # SQLite says what is wrong
+                path.touch(mode=0o600)  # SQLite would leave it to the umask; its other files follow this one
             _upgrade(path)
     except sqlite3.Error as error:
         raise translated(error) from error

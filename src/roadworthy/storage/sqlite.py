@@ -68,13 +68,17 @@ class SqliteDatabase:
         if not scan:
             try:
                 return unit(self._here)
-            except sqlite3.OperationalError as error:
+            except sqlite3.ProgrammingError:
+                raise  # a defect of ours, which must look like one
+            except sqlite3.Error as error:
                 if not is_busy(error):
                     raise translated(error) from error
                 # Rare: another process recovers the log. Wait for it elsewhere.
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reader, unit, self._apart)
-        except sqlite3.OperationalError as error:
+        except sqlite3.ProgrammingError:
+            raise
+        except sqlite3.Error as error:
             raise translated(error) from error
 
     async def close(self) -> None:

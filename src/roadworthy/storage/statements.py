@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from roadworthy.domain.run import RunStatus
-from roadworthy.storage.tables import api_keys, events, idempotency, model_calls, runs, threads
+from roadworthy.storage.tables import ERASING, api_keys, events, idempotency, model_calls, runs, threads
 from roadworthy.storage.transaction import Statement
 
 
@@ -40,9 +40,7 @@ _by_arrival = runs.c.seq + _ZERO
 # --- accept ----------------------------------------------------------------------------------------------------------
 
 # ``pending`` is 0 with ``active_run`` set to claim the thread for the new run, else 1 with ``active_run`` null.
-_new_thread = insert(threads).values(
-    {**_values(threads), "next_ord": sa.literal_column("2", sa.Integer), "metadata": sa.literal_column("'{}'")}
-)
+_new_thread = insert(threads).values({**_values(threads), "next_ord": sa.literal_column("2", sa.Integer)})
 _free = threads.c.active_run.is_(None) & (threads.c.pending == _ZERO)
 ENTER_THREAD = _new_thread.on_conflict_do_update(
     index_elements=[threads.c.tenant, threads.c.owner, threads.c.thread_id],
@@ -56,8 +54,21 @@ ENTER_THREAD = _new_thread.on_conflict_do_update(
 
 INSERT_RUN = insert(runs).values({name: value for name, value in _values(runs).items() if name != "seq"})
 COUNT_PENDING = sa.select(sa.func.count()).select_from(runs).where(_is(RunStatus.PENDING))
+# All of them, and a user's own.
+COUNT_PENDING_OF = COUNT_PENDING.add_columns(
+    sa.func.count().filter(runs.c.tenant == _p("tenant"), runs.c.owner == _p("owner"))
+)
 
 INSERT_IDEMPOTENCY = insert(idempotency).values(_values(idempotency)).on_conflict_do_nothing()
+_old_records = (
+    sa.select(idempotency.c.tenant, idempotency.c.owner, idempotency.c.key)
+    .where(idempotency.c.created_at < _p("before", _INT))
+    .order_by(idempotency.c.created_at)
+    .limit(_p("limit", _INT))
+)
+PRUNE_IDEMPOTENCY = sa.delete(idempotency).where(
+    sa.tuple_(idempotency.c.tenant, idempotency.c.owner, idempotency.c.key).in_(_old_records)
+)
 GET_IDEMPOTENCY = sa.select(idempotency.c.body_hash, idempotency.c.run_id).where(
     idempotency.c.tenant == _p("tenant"), idempotency.c.owner == _p("owner"), idempotency.c.key == _p("key")
 )
@@ -209,13 +220,16 @@ RUNS_OF_TENANT = _listed.where(runs.c.tenant == _p("tenant"))
 _named = (
     (threads.c.tenant == _p("tenant")) & (threads.c.owner == _p("owner")) & (threads.c.thread_id == _p("thread_id"))
 )
-GET_THREAD = sa.select(*threads.c).where(_named)
+_erasing = threads.c.active_run == sa.literal_column(f"'{ERASING}'")
+_kept = threads.c.active_run.is_(None) | ~_erasing
+GET_THREAD = sa.select(*threads.c).where(_named, _kept)
 LOCK_THREAD = sa.select(threads.c.active_run, threads.c.pending).where(_named).with_for_update()
 THREADS_OF_OWNER = (
     sa.select(*threads.c)
     .where(
         threads.c.tenant == _p("tenant"),
         threads.c.owner == _p("owner"),
+        _kept,
         sa.tuple_(threads.c.updated_at, threads.c.thread_id)
         < sa.tuple_(_p("before", _INT), _p("before_id"), types=[_INT(), sa.Text()]),
     )
@@ -229,7 +243,9 @@ ERASE_IDEMPOTENCY = sa.delete(idempotency).where(
     idempotency.c.thread_id == _p("thread_id"),
 )
 ERASE_RUNS = sa.delete(runs).where(_of_thread)
-ERASE_THREAD = sa.delete(threads).where(_named)
+ERASE_THREAD = sa.update(threads).where(_named).values(active_run=ERASING)
+FORGET_THREAD = sa.delete(threads).where(_named, _erasing)
+UNFINISHED_ERASURES = sa.select(threads.c.tenant, threads.c.owner, threads.c.thread_id).where(_erasing)
 
 # --- keys ------------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,10 @@ _MOMENT = sa.BigInteger
 # SQLite knows a growing key only as INTEGER.
 _SERIAL = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
+# Stands as ``active_run`` of a thread whose runs are gone and whose checkpoints are not yet: who wants the thread finds
+# it busy, without another look. No run is called so.
+ERASING = "erasing"
+
 # ``pending`` counts the thread's pending runs: whether the thread is free is then known from one locked row.
 threads = sa.Table(
     "threads",
@@ -25,8 +29,15 @@ threads = sa.Table(
     sa.Column("pending", sa.Integer, nullable=False),
     sa.Column("created_at", _MOMENT, nullable=False),
     sa.Column("updated_at", _MOMENT, nullable=False),
-    sa.Column("metadata", sa.Text, nullable=False),
     sa.Index("threads_by_use", "tenant", "owner", "updated_at", "thread_id"),
+)
+sa.Index(
+    "threads_erasing",
+    threads.c.tenant,
+    threads.c.owner,
+    threads.c.thread_id,
+    sqlite_where=sa.text(f"active_run = '{ERASING}'"),
+    postgresql_where=sa.text(f"active_run = '{ERASING}'"),
 )
 
 # ``seq`` is the order of arrival. It never comes back (autoincrement), because events refer to it.
@@ -91,6 +102,7 @@ idempotency = sa.Table(
     sa.Column("thread_id", sa.Text, nullable=False),
     sa.Column("created_at", _MOMENT, nullable=False),
     sa.Index("idempotency_of_thread", "tenant", "owner", "thread_id"),
+    sa.Index("idempotency_by_age", "created_at"),
 )
 
 api_keys = sa.Table(

@@ -1,12 +1,15 @@
 """``ports.store.ThreadStore`` over SQL. Called by services; ``accept.py`` is what makes threads."""
 
+from collections.abc import Sequence
+
 from roadworthy.domain.errors import InvalidRequest, NotFound, ThreadBusy
 from roadworthy.domain.page import Page
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.thread import Thread, ThreadRef
 from roadworthy.storage import statements as sql
 from roadworthy.storage.cursors import END, number, page_of
-from roadworthy.storage.rows import micros, thread_from
+from roadworthy.storage.rows import micros, ref_from, thread_from
+from roadworthy.storage.tables import ERASING
 from roadworthy.storage.transaction import Database, Transaction
 
 
@@ -46,8 +49,10 @@ class SqlThreadStore:
             if found is None:
                 return False
             active_run, pending = found
+            if active_run == ERASING:
+                return True
             if active_run is not None or pending > 0:
-                raise ThreadBusy("a run of the thread is unfinished")
+                raise ThreadBusy("a run of the thread is unfinished; cancel it first")
             tx.run(sql.ERASE_EVENTS, **_named(ref))
             tx.run(sql.ERASE_IDEMPOTENCY, **_named(ref))
             tx.run(sql.ERASE_RUNS, **_named(ref))
@@ -55,6 +60,15 @@ class SqlThreadStore:
             return True
 
         return await self._database.write(unit)
+
+    async def finish_erasure(self, ref: ThreadRef) -> None:
+        """See the port."""
+        await self._database.write(lambda tx: tx.run(sql.FORGET_THREAD, **_named(ref)))
+
+    async def unfinished_erasures(self) -> Sequence[ThreadRef]:
+        """See the port."""
+        rows = await self._database.read(lambda tx: tx.all(sql.UNFINISHED_ERASURES), scan=True)
+        return [ref_from(row) for row in rows]
 
 
 def _named(ref: ThreadRef) -> dict[str, str]:

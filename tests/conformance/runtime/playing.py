@@ -162,7 +162,7 @@ async def play(
 
 @asynccontextmanager
 async def _execution(runtime: AgentRuntime, run: Run, caps: Caps, *, first: bool) -> AsyncGenerator[Execution]:
-    async with runtime.execution(run, caps=caps, deadline_at=run.deadline_at, first_on_thread=first) as execution:
+    async with runtime.execution(run, caps=caps, first_on_thread=first) as execution:
         yield execution
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -150,7 +151,6 @@ async def test_a_thread_without_runs_is_empty(subject: Subject) -> None:
     run = message(subject)
     assert (await subject.runtime.thread_state(subject.agent, ref_of(run))).messages == ()
     assert await subject.runtime.progress_mark(run) is None
-    await subject.runtime.erase_run(ref_of(run), run.run_id)
     await subject.runtime.erase_thread(ref_of(run))
 
 
@@ -179,6 +179,18 @@ async def test_a_failure_is_an_error_of_the_domain_without_foreign_text(subject:
     assert "RuntimeError" in played.error.message
     assert "secret" not in played.error.message
     assert played.outcome is None
+
+
+async def test_a_run_of_an_agent_that_is_gone_fails_and_its_thread_shows_nothing(subject: Subject) -> None:
+    subject.does("speak")
+    run = replace(message(subject), agent=AgentName("gone"))
+    for attempt in (run, retried(run)):
+        played = await play(subject.runtime, attempt)
+        assert isinstance(played.error, AgentFailed)
+        assert played.error.message == "the agent gone is no longer served"
+        await subject.runtime.surviving(attempt, {"message"})
+    state = await subject.runtime.thread_state(run.agent, ref_of(run))
+    assert (state.messages, state.values) == ((), None)
 
 
 async def test_a_pause_is_told_and_a_resume_goes_on(subject: Subject) -> None:

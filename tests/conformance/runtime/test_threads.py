@@ -14,6 +14,7 @@ from roadworthy.domain.ids import UserId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import Run
 from roadworthy.ports.runtime import RuntimeEvent
+from roadworthy.runtimes.langgraph.keys import thread_key
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime
 from tests.conformance.runtime.playing import (
     AGENT,
@@ -139,7 +140,7 @@ async def test_an_erased_run_and_an_erased_thread_are_gone(bench: Bench) -> None
         await play(runtime, second)
         assert await runtime.progress_mark(second) != mark
         for _ in range(2):
-            await runtime.erase_run(ref_of(second), second.run_id)
+            await runtime.saver.erase_run(thread_key(ref_of(second)), second.run_id)
             assert await said(runtime, second) == ["one", "1 heard"]
             assert await runtime.progress_mark(second) == mark
         for _ in range(2):

@@ -3,10 +3,9 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import cast
 
 from roadworthy.domain.event import ContentDelta, Event, EventId
 from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId
@@ -14,7 +13,6 @@ from roadworthy.domain.lease import Lease
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import InputKind, MultitaskStrategy, Run, RunRequest, RunStatus
 from roadworthy.ports.event_log import EventLog
-from roadworthy.storage.transaction import T
 
 ALICE = Owner(tenant=TenantId("acme"), user=UserId("alice"))
 BOB = Owner(tenant=TenantId("acme"), user=UserId("bob"))
@@ -74,13 +72,8 @@ def delta(text: str) -> ContentDelta:
 
 async def everything(log: EventLog, run: Run, after: EventId | None = None) -> Sequence[Event]:
     """What a follower sees until its stream ends."""
-    async with aclosing(generator(log.follow(run, after=after))) as batches:
+    async with aclosing(log.follow(run, after=after)) as batches:
         return [event async for batch in batches for event in batch]
-
-
-def generator(batches: AsyncIterator[T]) -> AsyncGenerator[T, None]:
-    """Followers are closable; the port does not say so."""
-    return cast("AsyncGenerator[T, None]", batches)
 
 
 def ids(events: Sequence[Event]) -> list[str]:

@@ -4,11 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import Run, RunError, RunResult, RunStatus
 from roadworthy.ports.event_log import EventWriter
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.queue import SqlRunQueue
-from tests.conformance.storage.factories import lease_of, new_run
+from tests.conformance.storage.factories import ALICE, lease_of, new_run
 
 NOW = timedelta(0)
 NEVER = timedelta(days=1)
@@ -16,8 +17,8 @@ DONE = RunResult(response="done")
 FAILED = RunResult(error=RunError(code="agent_failed", message="it broke"))
 
 
-async def started(queue: SqlRunQueue) -> Run:
-    return (await queue.accept(new_run(), claim_for="worker", max_pending=9, idempotency=None)).run
+async def started(queue: SqlRunQueue, owner: Owner = ALICE) -> Run:
+    return (await queue.accept(new_run(owner), claim_for="worker", max_pending=9, idempotency=None)).run
 
 
 async def finish(queue: SqlRunQueue, run: Run, writer: EventWriter, result: RunResult = DONE) -> Run:

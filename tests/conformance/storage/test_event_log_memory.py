@@ -1,21 +1,25 @@
 """Any EventLog: what it keeps in memory, when it lets go, and how events become durable."""
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import pytest
 
 from roadworthy.domain.errors import StorageFull
-from roadworthy.domain.run import RunResult, RunStatus
+from roadworthy.domain.event import CustomData, Event
+from roadworthy.domain.run import Run, RunResult, RunStatus
+from roadworthy.storage import flusher
 from roadworthy.storage.event_log import SqlEventLog
+from roadworthy.storage.event_rows import event_rows
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.run_log import MAX_EVENTS
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.threads import SqlThreadStore
-from roadworthy.storage.transaction import Database, T, Unit
-from tests.conformance.storage.factories import delta, everything, generator, ids, lease_of, until
-from tests.conformance.storage.log_steps import DONE, NEVER, NOW, finish, started
+from roadworthy.storage.transaction import Database, Param, T, Unit
+from tests.conformance.storage.factories import BOB, delta, everything, ids, lease_of, until
+from tests.conformance.storage.log_steps import DONE, NEVER, NOW, finish, lost_and_claimed, started
 from tests.conformance.storage.test_stores import ref
 
 
@@ -24,7 +28,7 @@ async def test_memory_is_given_back_when_a_run_has_ended_and_nobody_reads(
 ) -> None:
     run = await started(queue)
     async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
-        async with aclosing(generator(log.follow(run, after=None))) as follower:
+        async with aclosing(log.follow(run, after=None)) as follower:
             pending = asyncio.get_running_loop().create_task(anext(follower))
             await asyncio.sleep(0)
             await finish(queue, run, await log.open(run))
@@ -40,7 +44,7 @@ async def test_a_very_long_run_is_not_kept_in_memory_and_a_slow_reader_misses_no
 ) -> None:
     run = await started(queue)
     async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
-        async with aclosing(generator(log.follow(run, after=None))) as slow:
+        async with aclosing(log.follow(run, after=None)) as slow:
             writer = await log.open(run)
             seen = list(await anext(slow))
             for number in range(3 * MAX_EVENTS):
@@ -53,6 +57,41 @@ async def test_a_very_long_run_is_not_kept_in_memory_and_a_slow_reader_misses_no
         whole = await everything(log, ended)
     assert seen == whole
     assert [event.id.n for event in whole] == list(range(1, 3 * MAX_EVENTS + 3))
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_a_slow_reader_who_came_before_the_attempt_began_misses_nothing(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database, attempt: int
+) -> None:
+    run = await started(queue)
+    if attempt > 1:
+        run = await lost_and_claimed(queue, run)
+    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
+        async with aclosing(log.follow(run, after=None)) as slow:
+            waiting = asyncio.get_running_loop().create_task(anext(slow))
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not waiting.done()
+            writer = await log.open(run)
+            seen = list(await waiting)
+            for number in range(9_500):
+                writer.append(delta(str(number)))
+                if number % 50 == 0:
+                    await asyncio.sleep(0)
+            await until(lambda: log.held_events <= MAX_EVENTS)
+            ended = await finish(queue, run, writer)
+            seen.extend([event async for batch in slow for event in batch])
+        whole = await everything(log, ended)
+    assert [(event.id.attempt, event.id.n) for event in whole] == [(attempt, n) for n in range(1, 9_503)]
+    assert seen == whole
+
+
+async def stored(database: Database, runs: SqlRunStore, run: Run, *, count: int) -> Sequence[Event]:
+    """The run's events in the database, as soon as there are so many."""
+    async with asyncio.timeout(10):
+        while len(events := await SqlEventLog(database, runs).read(run)) < count:  # noqa: ASYNC110 -- as in ``until``
+            await asyncio.sleep(0)
+    return events
 
 
 @dataclass
@@ -119,7 +158,7 @@ async def test_events_handed_out_for_the_end_stay_in_memory_until_they_are_store
     run = await started(queue)
     gated = Gated(database, behind=True)
     async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW) as log:
-        async with aclosing(generator(log.follow(run, after=None))) as slow:
+        async with aclosing(log.follow(run, after=None)) as slow:
             writer = await log.open(run)
             seen = list(await anext(slow))
             for number in range(MAX_EVENTS + 100):
@@ -148,6 +187,52 @@ async def test_a_flush_that_failed_is_tried_again(queue: SqlRunQueue, runs: SqlR
     assert shown in await SqlEventLog(database, runs).read(run)
 
 
+async def test_an_event_that_cannot_be_encoded_is_stored_as_a_marker_in_its_place(
+    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+) -> None:
+    run = await started(queue)
+    hostile = CustomData(data={"n": 10**5_000})
+    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
+        writer = await log.open(run)
+        writer.append(hostile)
+        writer.append(delta("behind"))
+        await stored(database, runs, run, count=3)
+        writer.append(hostile)
+        ended = await finish(queue, run, writer)
+    marker = CustomData(data={"error": "this event could not be stored"})
+    events = await stored(database, runs, ended, count=4)
+    assert ids(events) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4"]
+    assert [event.body for event in events[1:]] == [marker, delta("behind"), marker]
+
+
+async def test_a_run_whose_events_cannot_be_stored_is_reported_and_holds_up_no_other(
+    queue: SqlRunQueue,
+    runs: SqlRunStore,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def rows(seq: int, events: Sequence[Event]) -> Iterator[Sequence[Param]]:
+        if any(event.body == delta("poison") for event in events):
+            raise ZeroDivisionError
+        return event_rows(seq, events)
+
+    monkeypatch.setattr(flusher, "event_rows", rows)
+    run, other = await started(queue), await started(queue, BOB)
+    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
+        writer, others = await log.open(run), await log.open(other)
+        writer.append(delta("poison"))
+        others.append(delta("neighbour"))
+        assert (await stored(database, runs, other, count=2))[1].body == delta("neighbour")
+        await until(lambda: any(run.run_id in record.getMessage() for record in caplog.records))
+        writer.append(delta("later"))
+        assert [event.body for event in await stored(database, runs, run, count=1)] == [delta("later")]
+        await finish(queue, run, writer)
+        await finish(queue, other, others)
+        assert log.held == 0
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+
+
 async def test_an_erased_run_s_late_events_are_dropped(
     queue: SqlRunQueue, runs: SqlRunStore, threads: SqlThreadStore, database: Database
 ) -> None:
@@ -159,6 +244,7 @@ async def test_an_erased_run_s_late_events_are_dropped(
         waiting = replace(run, status=RunStatus.PENDING)
         assert await queue.end_pending(waiting, RunStatus.CANCELLED, RunResult()) is not None
         assert await threads.erase(ref())
+    await threads.finish_erasure(ref())
     again = await started(queue)
     assert await SqlEventLog(database, runs).read(again) == []
 

@@ -55,6 +55,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.threads = SqlThreadStore(self.database)
         self.runs: list[Run] = []
         self.keys: dict[tuple[Owner, str], tuple[str, str]] = {}
+        self.erasing: set[tuple[Owner, str]] = set()
 
     def teardown(self) -> None:
         self.runner.run(self.stack.aclose())
@@ -75,10 +76,10 @@ class QueueMachine(RuleBasedStateMachine):
         return first == run.ord and not self.on(run.owner, run.thread_id, RunStatus.RUNNING)
 
     def refusal(
-        self, owner: Owner, strategy: MultitaskStrategy, *, busy: bool, waits: bool
+        self, owner: Owner, thread: str, strategy: MultitaskStrategy, *, busy: bool, waits: bool
     ) -> type[RoadworthyError] | None:
         waiting = self.having(RunStatus.PENDING)
-        if busy and strategy is MultitaskStrategy.REJECT:
+        if (owner, thread) in self.erasing or (busy and strategy is MultitaskStrategy.REJECT):
             return ThreadBusy
         if waits and len(waiting) >= MAX_PENDING:
             return QueueFull
@@ -118,7 +119,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert replayed.replayed
             assert replayed.run == next(run for run in self.runs if run.run_id == known[0])
             return
-        refusal = self.refusal(owner, strategy, busy=busy, waits=busy or not slot)
+        refusal = self.refusal(owner, thread, strategy, busy=busy, waits=busy or not slot)
         if refusal is not None:
             with pytest.raises(refusal):
                 self.runner.run(accept)
@@ -228,11 +229,18 @@ class QueueMachine(RuleBasedStateMachine):
                 self.runner.run(self.threads.erase(ref))
             return
         mine = self.on(owner, thread, *RunStatus)
-        assert self.runner.run(self.threads.erase(ref)) is bool(mine)
+        assert self.runner.run(self.threads.erase(ref)) is (bool(mine) or (owner, thread) in self.erasing)
+        if mine:
+            self.erasing.add((owner, thread))
         self.runs = [run for run in self.runs if run not in mine]
         self.keys = {
             key: (run_id, name) for key, (run_id, name) in self.keys.items() if (key[0], name) != (owner, thread)
         }
+
+    @rule(owner=st.sampled_from(OWNERS), thread=st.sampled_from(THREADS))
+    def finish_erasure(self, owner: Owner, thread: str) -> None:
+        self.runner.run(self.threads.finish_erasure(ThreadRef(owner=owner, thread_id=ThreadId(thread))))
+        self.erasing.discard((owner, thread))
 
     # --- what always holds --------------------------------------------------------------------------------------------
 
@@ -266,6 +274,11 @@ class QueueMachine(RuleBasedStateMachine):
                     running[0].run_id if running else None,
                     len(self.on(owner, name, RunStatus.PENDING)),
                 )
+
+    @invariant()
+    def erased_threads_are_known_until_they_are_gone(self) -> None:
+        refs = self.runner.run(self.threads.unfinished_erasures())
+        assert {(ref.owner, str(ref.thread_id)) for ref in refs} == self.erasing
 
     @invariant()
     def waiting_is_the_oldest_startable_run_of_each_user(self) -> None:

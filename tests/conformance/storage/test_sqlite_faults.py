@@ -212,6 +212,18 @@ async def test_a_really_full_disk_refuses_writes_serves_reads_and_recovers(migra
         assert [one.key_id for one in await keys.list(None)] == ["after", "before"]
 
 
+@pytest.mark.parametrize("scan", [False, True])
+async def test_a_damaged_database_is_unavailable(database_file: Path, scan: bool) -> None:
+    async with asyncio.timeout(30), open_sqlite(database_file) as database:
+        pages = database_file.stat().st_size // 4096
+        with database_file.open("r+b") as file:
+            file.seek(4096)  # the first page holds the schema, which is known already
+            file.write(os.urandom((pages - 1) * 4096))
+        with pytest.raises(StorageUnavailable) as raised:
+            await database.read(lambda tx: tx.all(sql.ALL_KEYS), scan=scan)
+        assert isinstance(raised.value.__cause__, sqlite3.DatabaseError)
+
+
 def fill(path: Path) -> None:
     """Take up all the space there is."""
     with path.open("wb", buffering=0) as file, suppress(OSError):

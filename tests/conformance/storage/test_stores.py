@@ -117,6 +117,7 @@ async def test_erasing_a_thread_takes_its_runs_events_and_keys_but_no_one_else_s
     assert ended is not None
     gone = [ended, await finished(queue)]
     assert await threads.erase(ref())
+    await threads.finish_erasure(ref())
     assert not await threads.erase(ref())
     for run in gone:
         assert await runs.find_any(None, run.run_id) is None
@@ -126,6 +127,31 @@ async def test_erasing_a_thread_takes_its_runs_events_and_keys_but_no_one_else_s
         assert len(await log.read(run)) == 1
     again = await queue.accept(new_run(), claim_for="worker", max_pending=0, idempotency=record)
     assert (again.replayed, again.run.ord) == (False, 1)
+
+
+async def test_an_erased_thread_s_name_is_taken_until_the_erasure_is_finished(
+    queue: RunQueue, threads: ThreadStore
+) -> None:
+    await finished(queue)
+    kept = await finished(queue, thread="kept")
+    assert await threads.unfinished_erasures() == []
+    assert await threads.erase(ref())
+    assert await threads.erase(ref())
+    assert await threads.unfinished_erasures() == [ref()]
+    with pytest.raises(NotFound):
+        await threads.get(ref())
+    assert [one.ref.thread_id for one in (await threads.list(ALICE, limit=9, cursor=None)).items] == [kept.thread_id]
+    for worker in ("worker", None):
+        with pytest.raises(ThreadBusy, match="being erased"):
+            await queue.accept(new_run(), claim_for=worker, max_pending=9, idempotency=None)
+        with pytest.raises(ThreadBusy, match="being erased"):
+            await queue.accept(new_run(agent="another"), claim_for=worker, max_pending=9, idempotency=None)
+    assert (await finished(queue, BOB)).ord == 1
+    await threads.finish_erasure(ref())
+    await threads.finish_erasure(ref("kept"))
+    assert await threads.unfinished_erasures() == []
+    assert (await threads.get(ref("kept"))).next_ord == 2
+    assert (await finished(queue)).ord == 1
 
 
 def key(name: str, owner: Owner = ALICE, minute: int = 0) -> ApiKey:

@@ -1,7 +1,7 @@
 """The real storage, with failures and pauses that a test puts in: each list holds what the next calls run into."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from roadworthy.domain.event import Event, EventId
 from roadworthy.domain.ids import RunId
@@ -124,7 +124,7 @@ class FailingLog:
         await _meet(self.before_open)
         return await self._log.open(run)
 
-    def follow(self, run: Run, *, after: EventId | None) -> AsyncIterator[Sequence[Event]]:
+    def follow(self, run: Run, *, after: EventId | None) -> AsyncGenerator[Sequence[Event], None]:
         """See the port."""
         return self._log.follow(run, after=after)
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from roadworthy.domain.event import Event, RunEvent
 from roadworthy.domain.ids import RunId, TenantId, ThreadId, UserId, new_id
@@ -131,7 +131,7 @@ class Stage:
 
     async def shown(self, run: Run, body: type[RunEvent]) -> Event:
         """The run's first event of a kind, as soon as somebody who follows it sees it."""
-        async with asyncio.timeout(BOUND), aclosing(_closable(self.log.follow(run, after=None))) as batches:
+        async with asyncio.timeout(BOUND), aclosing(self.log.follow(run, after=None)) as batches:
             async for batch in batches:
                 for event in batch:
                     if isinstance(event.body, body):
@@ -140,7 +140,7 @@ class Stage:
 
     async def events(self, run: Run) -> list[Event]:
         """What a follower sees until the stream ends."""
-        async with asyncio.timeout(BOUND), aclosing(_closable(self.log.follow(run, after=None))) as batches:
+        async with asyncio.timeout(BOUND), aclosing(self.log.follow(run, after=None)) as batches:
             return [event async for batch in batches for event in batch]
 
     async def calls(self, run: Run) -> list[str]:
@@ -320,8 +320,3 @@ async def turns(count: int = 50) -> None:
     """Let everything that is ready happen."""
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-def _closable(batches: AsyncIterator[Item]) -> AsyncGenerator[Item, None]:
-    """Followers are closable; the port does not say so."""
-    return cast("AsyncGenerator[Item, None]", batches)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from datetime import datetime
 
 from roadworthy.domain.event import ContentDelta
 from roadworthy.domain.run import Run
@@ -48,9 +47,7 @@ class StubbornRuntime(ScriptedRuntime):
     """Every run is stubborn, until the gate ``stubborn`` opens."""
 
     @asynccontextmanager
-    async def execution(
-        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
-    ) -> AsyncGenerator[Execution]:
+    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
         """See the port."""
         execution = StubbornExecution(self, run, self.gate("stubborn"))
         self.executions.append(execution)
@@ -63,15 +60,11 @@ class UnopenableRuntime(ScriptedRuntime):
     error: Exception | None = None
 
     @asynccontextmanager
-    async def execution(
-        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
-    ) -> AsyncGenerator[Execution]:
+    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
         """See the port."""
         if self.error is not None:
             raise self.error
-        async with super().execution(
-            run, caps=caps, deadline_at=deadline_at, first_on_thread=first_on_thread
-        ) as execution:
+        async with super().execution(run, caps=caps, first_on_thread=first_on_thread) as execution:
             yield execution
 
 

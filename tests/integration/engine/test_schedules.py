@@ -8,7 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, TypeAlias
@@ -63,9 +63,7 @@ class WatchedRuntime(ScriptedRuntime):
         )
 
     @asynccontextmanager
-    async def execution(
-        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
-    ) -> AsyncGenerator[Execution]:
+    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
         """See the port."""
         ref = ref_of(run)
         self.active[ref] += 1
@@ -75,9 +73,7 @@ class WatchedRuntime(ScriptedRuntime):
         if run.attempt == 1:
             self.begun.setdefault(ref, []).append(run.ord)
         try:
-            async with super().execution(
-                run, caps=caps, deadline_at=deadline_at, first_on_thread=first_on_thread
-            ) as execution:
+            async with super().execution(run, caps=caps, first_on_thread=first_on_thread) as execution:
                 yield execution
         finally:
             self.active[ref] -= 1

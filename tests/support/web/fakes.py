@@ -269,7 +269,6 @@ class FakeThreads(Threads):
             active_run=None,
             created_at=MOMENT,
             updated_at=MOMENT,
-            metadata={},
         )
 
     def _check(self, principal: Principal, thread_id: str) -> None:

@@ -83,6 +83,13 @@ async def test_it_says_that_it_found_nothing_when_it_did(docs: Path, question: s
     assert "Source:" not in state["messages"][-1].text
 
 
+async def test_a_title_that_asks_is_not_followed_by_a_colon(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Is it quick?\n\nIt is quick.\n\n# Slowness\n\nThere is slowness.\n")
+    graph = demo.build(tmp_path)
+    assert (await graph.ainvoke(_user("quick")))["messages"][-1].text.startswith("Is it quick?\n\nIt is quick.")
+    assert (await graph.ainvoke(_user("slowness")))["messages"][-1].text.startswith("Slowness:\n\nThere")
+
+
 async def test_without_docs_it_says_that_it_found_nothing(tmp_path: Path) -> None:
     state = await demo.build(tmp_path).ainvoke(_user("How do I cancel a run?"))
     assert "found nothing" in state["messages"][-1].text

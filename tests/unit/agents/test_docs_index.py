@@ -94,3 +94,18 @@ def test_the_shipped_docs_answer_what_the_demo_offers_to_answer(question: str) -
     if len(index) == 0:
         pytest.skip("this tree has no docs: what the demo agent offers to answer was not checked")
     assert index.search(question)
+
+
+def test_prose_is_better_than_a_row_of_a_table_and_a_list_of_links_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Features\n\n| what | |\n| --- | --- |\n| frobnication | yes |\n")
+    (tmp_path / "b.md").write_text("# Doing things\n\n" + "Many words. " * 3 + "Then comes frobnication.\n")
+    (tmp_path / "c.md").write_text("# More\n\n* [Things](b.md): frobnication\n")
+    found = [passage.source for passage in DocsIndex(tmp_path).search("frobnication")]
+    assert found == ["b.md#doing-things", "a.md#features"]
+
+
+def test_a_heading_that_asks_just_this_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# Threads, and threads of threads\n\nA thread, a thread, a thread.\n")
+    (tmp_path / "b.md").write_text("# What is a thread?\n\n" + "It keeps what was said in it. " * 10)
+    (tmp_path / "c.md").write_text("# Other\n\nOther things.\n")
+    assert DocsIndex(tmp_path).search("What is a thread?")[0].source == "b.md#what-is-a-thread"

@@ -37,3 +37,14 @@ def test_words_are_found_in_other_inflections_and_by_their_synonyms() -> None:
     assert mentions("Cancelling a run", ["cancelled", "runs"]) == 1
     assert mentions("runs are cancelled", ["cancel", "run"]) == 2
     assert mentions("after a restart", ["crash"]) == 1
+
+
+def test_the_own_name_is_no_topic_beside_another_word() -> None:
+    assert content_words("What is Roadworthy?") == ["roadworthy"]
+    assert content_words("Does Roadworthy support backups?") == ["backups"]
+
+
+def test_a_negation_is_the_topic_when_nothing_else_is() -> None:
+    assert content_words("What can Roadworthy not do?") == ["not"]
+    assert content_words("What can't you do?") == ["not"]
+    assert content_words("Why does the stream not start?") == ["stream", "start"]

@@ -1,6 +1,6 @@
 """Markdown is cut by heading, and code is never taken for a heading."""
 
-from roadworthy.agents.markdown import blocks, sections
+from roadworthy.agents.markdown import blocks, sections, without_tables
 
 PAGE = """
 Before any heading.
@@ -59,3 +59,12 @@ def test_links_and_images_become_their_text() -> None:
 
 def test_a_code_block_with_an_empty_line_is_one_block() -> None:
     assert blocks("one\n\n```\na\n\nb\n```\n\ntwo") == ["one", "```\na\n\nb\n```", "two"]
+
+
+def test_a_list_of_links_is_no_text_of_a_section() -> None:
+    text = sections("* [Operations](o.md): backup\n* [Keys](k.md)\n* see [Keys](k.md)", name="page")[0].text
+    assert text == "* see Keys"
+
+
+def test_prose_and_code_stay_when_tables_go() -> None:
+    assert without_tables("one\n| a |\n| - |\ntwo\n```\n| code |\n```") == "one\ntwo\n```\n| code |\n```"

@@ -70,6 +70,14 @@ def test_any_origin_is_a_warning() -> None:
     assert _verdicts(list(checks.check_access(Settings(cors_origins=("*",))))) == [Verdict.OK, Verdict.WARN]
 
 
+def test_an_admin_key_that_may_be_guessed_is_a_warning() -> None:
+    def verdicts(key: str) -> list[Verdict]:
+        return _verdicts(list(checks.check_access(Settings(admin_key=SecretStr(key)))))
+
+    assert verdicts("rw_live_12345678") == [Verdict.OK, Verdict.WARN]
+    assert verdicts("rw_live_" + "a" * 24) == [Verdict.OK]
+
+
 async def test_a_model_without_a_key_fails() -> None:
     settings = Settings(model="anthropic:claude-sonnet-5-5", anthropic_api_key=None)
     assert _verdicts(await checks.check_model(settings, "anthropic:claude-sonnet-5-5")) == [Verdict.FAIL]

@@ -55,6 +55,14 @@ class Name(StrEnum):
     ANN = "ann"
 
 
+class Vast(IntEnum):
+    HIGH = 10**5_000
+
+
+class Odd(Enum):
+    LIST = [10**5_000]  # noqa: RUF012 -- the member's value
+
+
 class Hostile:
     def __repr__(self) -> str:
         raise RuntimeError("the password is 1234")
@@ -87,6 +95,13 @@ class Hostile:
         ({Hostile(): 1}, {"<Hostile>": 1}),
         (Hostile, "<type>"),
         (ValueError("secret"), "<ValueError>"),
+        ([2**64 - 1, -(2**63)], [2**64 - 1, -(2**63)]),
+        ([2**64, -(2**63) - 1], ["18446744073709551616", "-9223372036854775809"]),
+        ([10**5_000, Vast.HIGH], ["<integer of 16610 bits>"] * 2),
+        ({10**5_000: 1}, {"<integer of 16610 bits>": 1}),
+        ({Vast.HIGH: 1, Odd.LIST: 2}, {"<integer of 16610 bits>": 1, "<list>": 2}),
+        ({(10**5_000, "a"): 1}, {"(<integer of 16610 bits>, 'a')": 1}),
+        ({(Hostile(), (1, 2), Mood.GOOD): 1}, {"(<Hostile>, <tuple>, good)": 1}),
     ],
 )
 def test_values_become_json(value: object, expected: object) -> None:
@@ -119,7 +134,11 @@ def test_depth_size_and_length_are_bounded() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )

@@ -1,5 +1,6 @@
 """Texts, roles and user messages."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from langchain_core.messages import (
 )
 
 from roadworthy.domain.errors import InvalidRequest
+from roadworthy.runtimes.langgraph import stop_fields
 from roadworthy.runtimes.langgraph.messages import human_message, text_of, to_message
 from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_calls
 from roadworthy.runtimes.langgraph.stop_fields import is_cut
@@ -128,6 +130,17 @@ def test_results_go_in_front_of_the_input_the_real_ones_if_there_are_any() -> No
 )
 def test_a_message_without_its_providers_stop_field_is_cut(metadata: Any, provider: str, cut: bool | None) -> None:
     assert is_cut(AIMessage("x", response_metadata=metadata), provider) is cut
+
+
+def test_a_provider_that_is_not_judged_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    stop_fields.note_unjudged.cache_clear()
+    for provider in ("newcomer", "anthropic", "newcomer", "", "roadworthy", "another", ""):
+        is_cut(AIMessage("x", response_metadata={"stop_reason": "end_turn"}), provider)
+    is_cut(AIMessage("x", response_metadata={"model_provider": "newcomer"}), "another")
+    assert [record.levelname for record in caplog.records] == ["INFO"] * 3
+    texts = [record.getMessage() for record in caplog.records]
+    assert [name in text for name, text in zip(["newcomer", "unnamed", "another"], texts, strict=True)] == [True] * 3
 
 
 def test_tokens_are_counted_with_all_kinds_of_cache() -> None:

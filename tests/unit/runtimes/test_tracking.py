@@ -1,8 +1,11 @@
 """Threads and connections: who still works, and what one transaction holds."""
 
 import asyncio
+import os
 import sqlite3
+import stat
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -148,3 +151,14 @@ def test_no_two_owners_share_a_name() -> None:
     assert len(prefixes) == len(owners)
     assert all("." not in label for prefix in prefixes for label in prefix)
     assert len({store_prefix(owner, shared_by_tenant=True) for owner in owners}) == 2
+
+
+def test_a_new_file_and_its_log_are_the_users_own(file: Path) -> None:
+    before = os.umask(0)
+    try:
+        with closing(open_file(file, isolation_level=None)) as connection:
+            connection.execute("CREATE TABLE t (n INTEGER)")
+            modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in file.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(["x.sqlite", "x.sqlite-shm", "x.sqlite-wal"], 0o600)

@@ -51,3 +51,9 @@ def test_a_key_whose_agents_are_gone_has_no_default(agents: Agents) -> None:
     with pytest.raises(NotFound):
         agents.pick(key("retired"), None)
     assert list(agents.list(key("retired"))) == []
+
+
+@pytest.mark.parametrize("name", ["", "no such name", "a" * 65, "first\n", "\udcff", "../first"])
+def test_what_cannot_be_a_name_is_an_unknown_one(agents: Agents, name: str) -> None:
+    with pytest.raises(NotFound, match="there is no agent of that name"):
+        agents.pick(key(), name)

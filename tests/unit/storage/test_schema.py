@@ -1,9 +1,12 @@
 """Migrations lead to the schema of the code, and foreign schemas are named, not touched."""
 
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.storage import schema
 from roadworthy.storage.schema import REVISIONS, migrate, schema_problem
+from roadworthy.storage.sqlite_connection import connect
 from roadworthy.storage.statements import INSERT_EVENTS, every_statement
 from roadworthy.storage.tables import metadata
 
@@ -97,6 +101,19 @@ def test_no_file_and_an_empty_file_are_no_problem(path: Path) -> None:
     assert schema_problem(path) is None
 
 
+def test_a_new_file_and_its_log_are_the_users_own_whatever_the_folder(path: Path) -> None:
+    path.parent.mkdir(mode=0o755)
+    before = os.umask(0)
+    try:
+        migrate(path)
+        with closing(connect(path, read_only=False, patience=timedelta(0))) as connection:
+            connection.execute("CREATE TABLE more (n INTEGER)")
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(["roadworthy.db", "roadworthy.db-shm", "roadworthy.db-wal"], 0o600)
+
+
 def test_an_unknown_schema_is_named(migrated: Path) -> None:
     with closing(sqlite3.connect(migrated)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
@@ -132,5 +149,5 @@ def test_hot_statements_find_their_rows_by_index(migrated: Path) -> None:
             plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.string}", params).fetchall()
             scans += [f"{step[3]}: {compiled.string}" for step in plan if step[3].startswith("SCAN")]
     # Whole tables are looked at only where the operator lists keys, or where every row of a partial index is wanted.
-    allowed = ("runs_pending", "runs_running", "SCAN api_keys")
+    allowed = ("runs_pending", "runs_running", "threads_erasing", "SCAN api_keys")
     assert [scan for scan in scans if not any(word in scan for word in allowed)] == []

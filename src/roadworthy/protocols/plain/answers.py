@@ -11,7 +11,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
-from roadworthy.domain.errors import Draining
+from roadworthy.domain.errors import Unavailable
 from roadworthy.domain.event import EventId
 from roadworthy.domain.run import Run
 from roadworthy.http.deps import web_of
@@ -49,7 +49,7 @@ async def ended_run(request: Request, accepted: Accepted) -> Response:
         if not accepted.replayed:
             await runs.disconnected(run)
         raise
-    except Draining as exc:
+    except Unavailable as exc:
         return problem_response(problem_of(exc, more={"run": run_json(run)}), request)
     problem = outcome_problem(run)
     return json_response(run_json(run)) if problem is None else problem_response(problem, request)

@@ -20,6 +20,7 @@ from langgraph.types import Command
 
 from roadworthy.domain.errors import LeaseLost, StorageUnavailable
 from roadworthy.runtimes.langgraph.current import current_attempt, inside_tool
+from roadworthy.runtimes.langgraph.exits import contained
 from roadworthy.runtimes.langgraph.graphs import Graph
 from roadworthy.runtimes.langgraph.tool_events import cut_text
 
@@ -111,7 +112,8 @@ class _Watch:
         _announce_unknown(request)
         token = inside_tool.set(True)
         try:
-            result = execute(request) if self._own_sync is None else self._own_sync(request, execute)
+            with contained():
+                result = execute(request) if self._own_sync is None else self._own_sync(request, execute)
         except _PASSING:
             raise
         except Exception as error:  # noqa: BLE001 -- a tool may raise anything; the model is told its kind

@@ -12,6 +12,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
+from typing import cast
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -23,6 +24,9 @@ MAX_CHARS = 4_000_000
 MAX_NODES = 200_000
 MAX_DEPTH = 60
 _CUT = "…[cut]"
+# What every reader of JSON can be expected to take as a number; others are written as text, if they are not too long.
+_MIN_INT, _MAX_INT = -(2**63), 2**64 - 1
+_WRITTEN_BITS = 1024
 _PLAIN = (datetime, date, time, timedelta, Decimal, UUID, PurePath)
 
 
@@ -54,10 +58,12 @@ class _Budget:
 
     def convert(self, value: object, depth: int) -> JsonValue:
         self._nodes -= 1
+        while isinstance(value, Enum):
+            value = value.value
         if isinstance(value, str):
-            return self._text(value.value if isinstance(value, Enum) else value)
+            return self._text(value)
         if value is None or isinstance(value, int | float):
-            return _number(value)
+            return self._number(value)
         if depth >= MAX_DEPTH or self._nodes <= 0:
             return _CUT
         if isinstance(value, Mapping):
@@ -71,6 +77,13 @@ class _Budget:
             text = text[: max(0, self._chars)] + _CUT
         self._chars -= len(text)
         return clean_text(text)
+
+    def _number(self, value: float | None) -> JsonValue:
+        if isinstance(value, float):
+            return value if math.isfinite(value) else None
+        if value is None or isinstance(value, bool) or _MIN_INT <= value <= _MAX_INT:
+            return value
+        return self._text(_integer(value))
 
     def _items(self, values: Iterable[object], depth: int) -> JsonValue:
         result: list[JsonValue] = []
@@ -87,13 +100,11 @@ class _Budget:
             if self._nodes <= 0:
                 result[_CUT] = None
                 break
-            name = key if isinstance(key, str) else str(_scalar(key))
+            name = key if isinstance(key, str) else _key(key)
             result[self._text(name)] = self.convert(value, depth + 1)
         return result
 
     def _object(self, value: object, depth: int) -> JsonValue:
-        if isinstance(value, Enum):
-            return self.convert(value.value, depth + 1)
         if isinstance(value, _PLAIN):
             return self._text(_scalar(value))
         if isinstance(value, BaseModel):
@@ -112,17 +123,27 @@ class _Budget:
         return self.convert(dumped, depth + 1)
 
 
-def _number(value: float | None) -> JsonValue:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value.value if isinstance(value, Enum) else value
+def _integer(value: int) -> str:
+    """``str`` takes long for very many digits, and refuses even more."""
+    bits = value.bit_length()
+    return str(value) if bits <= _WRITTEN_BITS else f"<integer of {bits} bits>"
+
+
+def _key(value: object) -> str:
+    """What stands for a key that is no text."""
+    if isinstance(value, tuple):
+        parts = [repr(part) if isinstance(part, str) else _scalar(part) for part in cast("tuple[object, ...]", value)]
+        return f"({', '.join(parts)})"
+    return _scalar(value)
 
 
 def _scalar(value: object) -> str:
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, _PLAIN) or value is None or isinstance(value, int | float | tuple):
+        return value.value if isinstance(value.value, str) else _scalar(value.value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _integer(value)
+    if isinstance(value, _PLAIN) or value is None or isinstance(value, bool | float):
         return str(value)
     return f"<{type(value).__name__}>"

@@ -5,14 +5,14 @@ an outbox: LangGraph's state updates through a stream sink, models and tools thr
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.errors import GraphDrained
 
-from roadworthy.domain.errors import LeaseLost, RoadworthyError
+from roadworthy.domain.errors import AgentFailed, LeaseLost, RoadworthyError
 from roadworthy.domain.event import InterruptRaised
 from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef
@@ -22,6 +22,7 @@ from roadworthy.ports.runtime import Caps, Drained, Outcome, RuntimeEvent
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.config import run_config, state_config
 from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
+from roadworthy.runtimes.langgraph.exits import contained, enter_containment
 from roadworthy.runtimes.langgraph.failures import classify
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.history import ThreadHistory
@@ -37,15 +38,27 @@ from roadworthy.runtimes.langgraph.threads import WorkTracker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempted:
-    """What an attempt is about."""
+    """What an attempt is about. ``agents``: all that are served."""
 
     run: Run
-    served: ServedGraph
+    agents: Mapping[str, ServedGraph]
     saver: FencedSqliteSaver
     caps: Caps
     clock: Clock
     first_on_thread: bool
     tool_chars: int
+
+    @property
+    def served(self) -> ServedGraph:
+        """The run's agent.
+
+        Raises:
+            AgentFailed: it was served when the run was accepted, and is not any more.
+        """
+        served = self.agents.get(self.run.agent)
+        if served is None:
+            raise AgentFailed(f"the agent {self.run.agent} is no longer served")
+        return served
 
 
 class GraphExecution:
@@ -121,8 +134,10 @@ class GraphExecution:
         current_attempt.set(self._scope)
         attempt_meter.set(self._meter)
         self._work.enter()
+        enter_containment()
         try:
-            return await self._outcome()
+            with contained():
+                return await self._outcome()
         except GraphDrained:
             return self._meter.limit or Drained()
         except AttemptStopped:

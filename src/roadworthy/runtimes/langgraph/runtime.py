@@ -3,16 +3,17 @@
 ``bootstrap`` opens it from loaded agents; ``engine`` and ``services`` use it through ``ports.runtime.AgentRuntime``.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from roadworthy.domain.agent import Agent
 from roadworthy.domain.errors import InvalidRequest, NotFound, StorageUnavailable
-from roadworthy.domain.ids import AgentName, RunId
+from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
@@ -20,6 +21,7 @@ from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
 from roadworthy.runtimes.langgraph.config import state_config
+from roadworthy.runtimes.langgraph.exits import contained_tasks
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.guards import ToolGuard
 from roadworthy.runtimes.langgraph.inputs import check_context, check_state
@@ -71,15 +73,12 @@ class LangGraphRuntime:
         check_context(served, context)
 
     @asynccontextmanager
-    async def execution(
-        self, run: Run, *, caps: Caps, deadline_at: datetime, first_on_thread: bool
-    ) -> AsyncGenerator[Execution]:
-        """See ``ports.runtime.AgentRuntime.execution``. The deadline is the engine's to keep."""
-        del deadline_at
+    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
+        """See ``ports.runtime.AgentRuntime.execution``."""
         execution = GraphExecution(
             Attempted(
                 run=run,
-                served=self._served(run.agent),
+                agents=self.served,
                 saver=self.saver,
                 caps=caps,
                 clock=self.clock,
@@ -100,8 +99,11 @@ class LangGraphRuntime:
 
     async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:
         """See ``ports.runtime.AgentRuntime.surviving``."""
+        served = self.served.get(run.agent)
+        if served is None:
+            return ()  # nothing will go on from the state, nor can it be read
         ref = ThreadRef(owner=run.owner, thread_id=run.thread_id)
-        state = await self._served(run.agent).graph.aget_state(state_config(ref), subgraphs=True)
+        state = await served.graph.aget_state(state_config(ref), subgraphs=True)
         return message_ids_in(state) & set(message_ids)
 
     async def progress_mark(self, run: Run) -> str | None:
@@ -110,7 +112,9 @@ class LangGraphRuntime:
 
     async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:
         """See ``ports.runtime.AgentRuntime.thread_state``."""
-        served = self._served(agent)
+        served = self.served.get(agent)
+        if served is None:
+            return ThreadState(messages=(), values=None)
         state = await served.graph.aget_state(state_config(ref))
         messages = messages_in(state.values, served.messages)
         return ThreadState(messages=tuple(to_message(message) for message in messages), values=to_json(state.values))
@@ -118,10 +122,6 @@ class LangGraphRuntime:
     async def erase_thread(self, ref: ThreadRef) -> None:
         """Delete every checkpoint of a thread. Idempotent."""
         await self.saver.adelete_thread(thread_key(ref))
-
-    async def erase_run(self, ref: ThreadRef, run_id: RunId) -> None:
-        """Delete the checkpoints that one run wrote. Idempotent."""
-        await self.saver.erase_run(thread_key(ref), run_id)
 
     async def ready(self) -> str | None:
         """None when checkpoints can be read and written; else what is wrong."""
@@ -166,7 +166,8 @@ async def open_runtime(
             for warning in replaced_parts(loaded):
                 _log.warning(warning)
             served[loaded.name] = serve_graph(loaded, saver=saver, store=store, guard=guard, extra_types=extra_types)
-        yield LangGraphRuntime(served=served, saver=saver, guard=guard, clock=clock)
+        with contained_tasks(asyncio.get_running_loop()):
+            yield LangGraphRuntime(served=served, saver=saver, guard=guard, clock=clock)
 
 
 def _key(run: Run) -> str:

@@ -7,6 +7,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
@@ -111,7 +112,11 @@ class Connection(aiosqlite.Connection):
 
 
 def open_file(path: Path, *, isolation_level: str | None) -> sqlite3.Connection:
-    """A SQLite file as a server wants it: readers beside the writer, waiting for locks, one sync per checkpoint."""
+    """A SQLite file as a server wants it: private, readers beside the writer, waiting for locks, one sync per
+    checkpoint.
+    """
+    with suppress(OSError):  # SQLite says what is wrong
+        path.touch(mode=0o600)  # SQLite would leave it to the umask; its other files follow this one
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=isolation_level)  # pyright: ignore[reportArgumentType] -- the stub lists levels
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")

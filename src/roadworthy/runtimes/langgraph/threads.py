@@ -11,6 +11,8 @@ from contextvars import ContextVar
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
+from roadworthy.runtimes.langgraph.exits import contained
+
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
@@ -64,8 +66,13 @@ class TrackingExecutor(ThreadPoolExecutor):
     """A thread pool that tells the submitting attempt's tracker about each call."""
 
     def submit(self, fn: Callable[Params, Result], /, *args: Params.args, **kwargs: Params.kwargs) -> "Future[Result]":
-        """Run ``fn`` on a thread, known to the current attempt."""
-        future = super().submit(fn, *args, **kwargs)
+        """Run ``fn`` on a thread, contained and known to the current attempt."""
+
+        def call() -> Result:
+            with contained():
+                return fn(*args, **kwargs)
+
+        future = super().submit(call)
         if (tracker := _tracker.get()) is not None:
             tracker.add(future)
         return future

@@ -11,7 +11,8 @@ depends_on = None
 
 def upgrade() -> None:
     """Create everything."""
-    _create_threads_and_runs()
+    _create_threads()
+    _create_runs()
     op.create_table(
         "idempotency",
         sa.Column("tenant", sa.Text, primary_key=True),
@@ -23,6 +24,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
     )
     op.create_index("idempotency_of_thread", "idempotency", ["tenant", "owner", "thread_id"])
+    op.create_index("idempotency_by_age", "idempotency", ["created_at"])
     op.create_table(
         "api_keys",
         sa.Column("key_id", sa.Text, primary_key=True),
@@ -53,7 +55,7 @@ def downgrade() -> None:
     raise NotImplementedError
 
 
-def _create_threads_and_runs() -> None:
+def _create_threads() -> None:
     op.create_table(
         "threads",
         sa.Column("tenant", sa.Text, primary_key=True),
@@ -65,9 +67,19 @@ def _create_threads_and_runs() -> None:
         sa.Column("pending", sa.Integer, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
-        sa.Column("metadata", sa.Text, nullable=False),
     )
     op.create_index("threads_by_use", "threads", ["tenant", "owner", "updated_at", "thread_id"])
+    erasing = sa.text("active_run = 'erasing'")
+    op.create_index(
+        "threads_erasing",
+        "threads",
+        ["tenant", "owner", "thread_id"],
+        sqlite_where=erasing,
+        postgresql_where=erasing,
+    )
+
+
+def _create_runs() -> None:
     op.create_table(
         "runs",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
