@@ -106,7 +106,7 @@ class Keys:
                 return NewKey(key=key, text=text)
 
     async def rotate(self, tenant: TenantId | None, key_id: KeyId, *, grace: timedelta) -> NewKey:
-        """A new key with the rights of an old one, which stays usable for ``grace``.
+        """A new key with the rights and the lifetime of an old one, which stays usable for ``grace``.
 
         Raises:
             NotFound: there is no such usable key.
@@ -115,7 +115,8 @@ class Keys:
         now = self._clock.now()
         if old is None or (tenant is not None and old.owner.tenant != tenant) or not old.usable_at(now):
             raise NotFound(f"there is no usable key {key_id}")
-        new = await self.create(old.owner, name=old.name, scopes=old.scopes, agents=old.agents)
+        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+        new = await self.create(old.owner, name=old.name, scopes=old.scopes, agents=old.agents, expires_in=lifetime)
         ends = now + grace
         expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
         await self._store.end(tenant, key_id, revoked_at=None, expires_at=expires_at)

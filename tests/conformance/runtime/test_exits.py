@@ -13,6 +13,7 @@ from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import RetryPolicy
+from pydantic import BaseModel, field_validator
 from typing_extensions import TypedDict
 
 from roadworthy.domain.errors import AgentFailed
@@ -51,6 +52,11 @@ def routed(state: State) -> str:
     sys.exit(3)
 
 
+async def routed_async(state: State) -> str:
+    await asyncio.sleep(0)
+    sys.exit(3)
+
+
 def alone(node: Any) -> Any:
     return StateGraph(State).add_node("bad", node).add_edge(START, "bad").compile()
 
@@ -78,9 +84,30 @@ async def gathering_node(state: State) -> State:
     return {}
 
 
-def router() -> Any:
+def router(path: Any) -> Any:
     graph = StateGraph(State).add_node("good", good_node).add_edge(START, "good")
-    return graph.add_conditional_edges("good", routed, ["good"]).compile()
+    return graph.add_conditional_edges("good", path, ["good"]).compile()
+
+
+class Validated(BaseModel):
+    """A state that leaves when it is made from a checkpoint's values, not when a client's input is checked."""
+
+    seen: list[str] = []
+
+    @field_validator("seen")
+    @classmethod
+    def leave(cls, seen: list[str]) -> list[str]:
+        if seen:
+            sys.exit(3)
+        return seen
+
+
+def validating() -> Any:
+    async def node(state: Any) -> Any:
+        return {"seen": ["good"]}
+
+    graph = StateGraph(Validated).add_node("one", node).add_node("two", node)
+    return graph.add_edge(START, "one").add_edge("one", "two").compile()
 
 
 GRAPHS: dict[str, Any] = {
@@ -90,7 +117,9 @@ GRAPHS: dict[str, Any] = {
     "a sync node": alone(sync_node),
     "a sync node beside another": beside(sync_node),
     "a retried node": retrying(async_node),
-    "a router": router(),
+    "a router": router(routed),
+    "an async router": router(routed_async),
+    "a state's validator": validating(),
     "a subgraph": alone(alone(async_node)),
     "a subgraph beside another": beside(beside(sync_node)),
     "a graph called by a node": calling(beside(async_node)),

@@ -14,6 +14,7 @@ from roadworthy.domain.errors import LeaseLost, StorageUnavailable
 from roadworthy.domain.ids import TenantId, ThreadId, UserId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.thread import ThreadRef
+from roadworthy.runtimes.langgraph.exits import ProcessExit
 from roadworthy.runtimes.langgraph.keys import store_prefix, thread_key
 from roadworthy.runtimes.langgraph.sqlite import Connection, open_file
 from roadworthy.runtimes.langgraph.threads import TrackingExecutor, WorkTracker
@@ -64,6 +65,17 @@ async def test_calls_that_never_got_a_thread_are_not_waited_for() -> None:
     async with asyncio.timeout(BOUND):
         await running
         await tracker.wait_idle()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_a_call_that_asks_the_process_to_exit_has_failed(error: BaseException) -> None:
+    def leave() -> None:
+        raise error
+
+    with TrackingExecutor(1) as executor:
+        failed = executor.submit(leave).exception(BOUND)
+    assert isinstance(failed, ProcessExit)
+    assert failed.__cause__ is error
 
 
 @pytest.fixture

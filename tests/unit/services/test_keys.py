@@ -137,6 +137,13 @@ async def test_a_rotated_key_lives_through_its_grace(keys: Keys, clock: FakeCloc
         await keys.authenticate(old.text)
 
 
+async def test_a_rotated_key_lives_as_long_as_the_old_one_did(keys: Keys, clock: FakeClock) -> None:
+    old = await keys.create(ANN, expires_in=timedelta(days=30))
+    clock.moment += timedelta(days=20)
+    new = await keys.rotate(None, old.key.key_id, grace=timedelta(hours=1))
+    assert new.key.expires_at == clock.moment + timedelta(days=30)
+
+
 async def test_another_tenants_key_cannot_be_ended(keys: Keys) -> None:
     new = await keys.create(ANN)
     with pytest.raises(NotFound):

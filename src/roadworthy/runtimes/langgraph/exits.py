@@ -2,7 +2,7 @@
 
 ``SystemExit`` and ``KeyboardInterrupt`` that leave an asyncio task leave the event loop too, and LangChain makes a task
 of nearly every call. So tasks are contained where they are made: ``runtime`` installs ``contained_tasks``, ``run``
-enters an attempt's own task. ``threads`` and ``guards`` contain what runs in threads.
+enters an attempt's own task. ``threads`` contains what runs in threads.
 """
 
 import asyncio

@@ -20,7 +20,6 @@ from langgraph.types import Command
 
 from roadworthy.domain.errors import LeaseLost, StorageUnavailable
 from roadworthy.runtimes.langgraph.current import current_attempt, inside_tool
-from roadworthy.runtimes.langgraph.exits import contained
 from roadworthy.runtimes.langgraph.graphs import Graph
 from roadworthy.runtimes.langgraph.tool_events import cut_text
 
@@ -112,8 +111,7 @@ class _Watch:
         _announce_unknown(request)
         token = inside_tool.set(True)
         try:
-            with contained():
-                result = execute(request) if self._own_sync is None else self._own_sync(request, execute)
+            result = execute(request) if self._own_sync is None else self._own_sync(request, execute)
         except _PASSING:
             raise
         except Exception as error:  # noqa: BLE001 -- a tool may raise anything; the model is told its kind
