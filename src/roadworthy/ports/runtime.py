@@ -166,8 +166,9 @@ class AgentRuntime(Protocol):
         ...
 
     async def thread_state(self, agent: AgentName, ref: ThreadRef) -> ThreadState:
-        """Messages and state of a thread as of its latest checkpoint; empty when there is none, or when the agent, which
-        alone can read it, is not served any more.
+        """Messages and state of a thread as of its latest checkpoint.
+
+        Empty when there is none, or when the agent, which alone can read it, is not served any more.
         """
         ...
 
