@@ -18,8 +18,8 @@ class Scale:
 
 
 FULL = Scale(
-    rounds=7,
-    slice_seconds=1.5,
+    rounds=10,
+    slice_seconds=1.0,
     first_tokens=1_000,
     paced_rounds=5,
     paced_streams=200,

@@ -20,7 +20,7 @@ from roadworthy.storage.transaction import Database, Param, Transaction
 
 _log = logging.getLogger(__name__)
 
-LINGER = timedelta(milliseconds=30)
+LINGER = timedelta(milliseconds=100)
 RETRY = timedelta(seconds=1)
 # Events of one run and of one unit: a write must not keep the others waiting for long.
 _MAX_OF_RUN = 500
