@@ -77,9 +77,9 @@ def test_it_stops_when_its_parent_lets_go() -> None:
 
 async def test_a_provider_can_come_back_on_its_port() -> None:
     async with FakeProvider() as first:
-        port = int(first.url.rpartition(":")[2])
         await claude(first.url).ainvoke("hi")
-    async with FakeProvider(port=port) as second:
+    host, _, port = first.url.removeprefix("http://").partition(":")
+    async with FakeProvider(host=host, port=int(port)) as second:
         assert second.url == first.url
         with pytest.raises(OSError, match="Address already in use"):
-            await FakeProvider(port=port).__aenter__()
+            await FakeProvider(host=host, port=int(port)).__aenter__()

@@ -86,8 +86,15 @@ class Rig:
 
     async def not_ready(self, client: httpx.AsyncClient, seconds: float = 10) -> None:
         """Until the server says that traffic should go elsewhere."""
+        await self._readiness(client, 503, seconds)
+
+    async def ready(self, client: httpx.AsyncClient, seconds: float = 10) -> None:
+        """Until the server asks for traffic: what it says is up to a second old."""
+        await self._readiness(client, 200, seconds)
+
+    async def _readiness(self, client: httpx.AsyncClient, status: int, seconds: float) -> None:
         async with asyncio.timeout(seconds):
-            while (await client.get("/readyz")).status_code != 503:  # noqa: ASYNC110 -- another process
+            while (await client.get("/readyz")).status_code != status:  # noqa: ASYNC110 -- another process
                 await asyncio.sleep(0.01)
 
     async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:

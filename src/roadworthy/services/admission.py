@@ -24,7 +24,7 @@ class Admission:
         """Hand a run to the engine.
 
         Raises:
-            Draining, QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable: nothing
-                is stored.
+            Draining, QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable:
+                nothing is stored.
         """
         return await self._dispatcher.submit(run, idempotency=idempotency)

@@ -85,8 +85,8 @@ class Runs:
         Raises:
             PermissionDenied, NotFound: the key may not, or there is no such agent.
             InvalidRequest: message, input, context or thread id do not fit.
-            Draining, QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable: nothing
-                is stored.
+            Draining, QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable:
+                nothing is stored.
         """
         self._admission.check(principal)
         agent = self._agents.pick(principal, command.agent)

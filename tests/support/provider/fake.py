@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import count
 from pathlib import Path
 from threading import Thread
 from typing import Self
@@ -12,13 +13,17 @@ from tests.support.provider.script import Rule, Script, Turn
 from tests.support.provider.server import ProviderServer
 
 _START_SECONDS = 10
+# LangChain keeps one HTTP client per URL for ever. With one address for all, a provider could get the port of an
+# earlier test's, whose client belongs to a loop that is closed; so each has a loopback address of its own.
+_HOSTS = (f"127.{16 + n // 62_500 % 200}.{n // 250 % 250}.{n % 250 + 1}" for n in count())
 
 
 class FakeProvider:
     """`async with FakeProvider() as provider:` serves at `provider.url` until the block ends."""
 
-    def __init__(self, *, port: int = 0, ledger_path: Path | None = None) -> None:
+    def __init__(self, *, host: str | None = None, port: int = 0, ledger_path: Path | None = None) -> None:
         self.url = ""
+        self._host = next(_HOSTS) if host is None else host
         self._port = port
         self._ledger_path = ledger_path
         self._ready: Future[tuple[ProviderServer, asyncio.AbstractEventLoop]] = Future()
@@ -96,7 +101,7 @@ class FakeProvider:
         asyncio.run(self._serve_until_stopped())
 
     async def _serve_until_stopped(self) -> None:
-        server = ProviderServer(port=self._port, ledger_path=self._ledger_path)
+        server = ProviderServer(host=self._host, port=self._port, ledger_path=self._ledger_path)
 
         def started(url: str) -> None:
             self.url = url

@@ -30,7 +30,8 @@ _RATE_LIMITS = {"requests": 4_000, "input-tokens": 2_000_000, "output-tokens": 4
 class ProviderServer:
     """One listening server; `run` serves until `stop` is set."""
 
-    def __init__(self, *, port: int = 0, ledger_path: Path | None = None) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, ledger_path: Path | None = None) -> None:
+        self._host = host
         self.ledger = Ledger(ledger_path)
         self.playbook = Playbook()
         self.gates = Gates()
@@ -39,13 +40,13 @@ class ProviderServer:
         self._port = port
 
     async def run(self, started: Callable[[str], None]) -> None:
-        """Serve on 127.0.0.1, tell `started` the URL, and return once `stop` is set and every client is cut off.
+        """Serve on `host`, tell `started` the URL, and return once `stop` is set and every client is cut off.
 
         Raises:
             OSError: the port is taken.
         """
         # Bound before the group, which would wrap the error.
-        listening = socket.create_server(("127.0.0.1", self._port))
+        listening = socket.create_server((self._host, self._port))
         serving: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
 
@@ -56,7 +57,7 @@ class ProviderServer:
 
             server = await asyncio.start_server(accept, sock=listening)
             port: int = listening.getsockname()[1]
-            started(f"http://127.0.0.1:{port}")
+            started(f"http://{self._host}:{port}")
             await self.stop.wait()
             server.close()
             for task in serving:
