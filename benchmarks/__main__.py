@@ -1,6 +1,7 @@
 """``python -m benchmarks``: every measurement, one table. A missed target is told, not an error."""
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
@@ -13,7 +14,7 @@ import uvloop
 from benchmarks import first_token, memory, paced, startup, statements, throughput
 from benchmarks.baseline import in_process
 from benchmarks.cores import take_load_core
-from benchmarks.report import head, tell
+from benchmarks.report import disturbance, head, tell
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.table import Row, markdown
 
@@ -26,11 +27,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="see that everything works; the numbers mean little")
     parser.add_argument("--only", action="append", choices=_PARTS, help="one part; may be given several times")
     options = parser.parse_args()
+    # Ended from outside, it still ends what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     take_load_core()
     rows = uvloop.run(_measure(options.only or _PARTS, QUICK if options.quick else FULL))
     print(f"\n{head()}\n")
     for line in markdown(rows):
         print(line)
+    print(f"\n{disturbance(rows)}")
 
 
 async def _measure(parts: Sequence[str], scale: Scale) -> Sequence[Row]:

@@ -5,7 +5,12 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import psutil
+
 _CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+
+# Waiting, and work that Linux counts twice.
+_NOT_WORK = frozenset({"idle", "iowait", "guest", "guest_nice"})
 
 
 def describe() -> str:
@@ -13,6 +18,14 @@ def describe() -> str:
     if len(_CORES) > 1:
         return f"server and in-process on core {_CORES[0]}, load generator on core {_CORES[-1]}"
     return "server, in-process and load generator share the cores: the ratios are worse than they should be"
+
+
+def busy_seconds() -> float:
+    """Seconds that the measured core has worked for anybody so far; what the host took from it counts as well."""
+    if not _CORES:
+        return 0.0
+    times = psutil.cpu_times(percpu=True)[_CORES[0]]._asdict()
+    return sum(seconds for kind, seconds in times.items() if kind not in _NOT_WORK)
 
 
 def take_load_core() -> None:

@@ -1,6 +1,7 @@
 """``python -m benchmarks.soak``: what only many connections and a long time show. Under ten minutes, one table."""
 
 import argparse
+import signal
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
     parser.add_argument("--only", action="append", choices=_PARTS, help="one part; may be given several times")
     options = parser.parse_args()
+    # Ended from outside, it still ends what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     take_load_core()
     rows = uvloop.run(_measure(options.only or _PARTS, quick=options.quick))
     print(f"\n{head()}\n")

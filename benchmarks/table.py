@@ -8,7 +8,7 @@ _HEAD = ("what", "in-process", "served", "result", "target", "verdict")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measurement. ``met`` is None where nothing was aimed at."""
+    """One measurement. ``met`` is None where nothing was aimed at; ``others``: how much of the core others had."""
 
     what: str
     inprocess: str = ""
@@ -16,6 +16,7 @@ class Row:
     result: str = ""
     target: str = ""
     met: bool | None = None
+    others: float = 0.0
 
     @property
     def cells(self) -> tuple[str, ...]:

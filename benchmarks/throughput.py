@@ -1,18 +1,18 @@
 """Runs a second over HTTP to runs a second in-process, at the same number of clients."""
 
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
-import psutil
-
 from benchmarks.baseline import InProcess
 from benchmarks.load import Load, load_for
-from benchmarks.samples import cpu_seconds, median_ratio, milliseconds, percentile
+from benchmarks.samples import milliseconds, percentile
 from benchmarks.scale import Scale
 from benchmarks.server import Served, served
 from benchmarks.table import Row, at_least, at_most
+from benchmarks.watch import Watch, quieter_half, watched
 
 SLOTS = 50
 _CLIENTS = (1, 10, 50)
@@ -22,29 +22,41 @@ _RATIO = 0.7
 _ADDED_MS = 5.0
 
 
-class _Side:
-    """What one side has done in all its slices."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slice:
+    """One side's turn."""
 
-    def __init__(self, process: psutil.Process) -> None:
-        self._process = process
-        self._cpu = 0.0
-        self.rates: list[float] = []
-        self.seconds: list[float] = []
+    load: Load
+    watch: Watch
 
-    @contextmanager
-    def counted(self) -> Generator[None]:
-        """Count the CPU time of a slice."""
-        before = cpu_seconds(self._process)
-        yield
-        self._cpu += cpu_seconds(self._process) - before
 
-    def add(self, load: Load) -> None:
-        """Note what happened in a slice."""
-        self.rates.append(load.per_second)
-        self.seconds += load.seconds
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """One turn of each side."""
+
+    here: _Slice
+    there: _Slice
+
+    @property
+    def others(self) -> float:
+        return max(self.here.watch.others, self.there.watch.others)
+
+    @property
+    def ratio(self) -> float:
+        return self.there.load.per_second / self.here.load.per_second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """What is compared."""
+
+    graph: str
+    kind: str
+    clients: int
 
     def __str__(self) -> str:
-        return f"{median(self.rates):.0f}/s, CPU {self._cpu / len(self.seconds) * 1000:.1f} ms"
+        tool = ", with a tool" if self.graph == "tooling" else ""
+        return f"{self.kind}{tool}, {self.clients} {'client' if self.clients == 1 else 'clients'}"
 
 
 async def measure(folder: Path, baseline: InProcess, scale: Scale) -> AsyncGenerator[Row]:
@@ -52,41 +64,64 @@ async def measure(folder: Path, baseline: InProcess, scale: Scale) -> AsyncGener
     async with served("instant", folder / "instant", slots=SLOTS) as server:
         for kind in ("invoke", "stream"):
             for clients in _CLIENTS:
-                async for row in _compare(server, baseline, "instant", kind, clients, scale):
-                    yield row
+                case = _Case(graph="instant", kind=kind, clients=clients)
+                rounds = await _compare(server, baseline, case, scale)
+                yield _row(case, rounds)
+                if kind == "invoke" and clients == 1:
+                    yield _added(rounds)
     async with served("tooling", folder / "tooling", slots=SLOTS) as server:
-        async for row in _compare(server, baseline, "tooling", "stream", _TOOL_CLIENTS, scale):
-            yield row
+        case = _Case(graph="tooling", kind="stream", clients=_TOOL_CLIENTS)
+        yield _row(case, await _compare(server, baseline, case, scale))
 
 
-async def _compare(
-    server: Served, baseline: InProcess, graph: str, kind: str, clients: int, scale: Scale
-) -> AsyncGenerator[Row]:
-    here, there = _Side(baseline.process), _Side(server.process)
-    await load_for(server.target, clients, kind, _WARM_SECONDS)
-    await baseline.ask("load", graph, kind=kind, clients=clients, seconds=_WARM_SECONDS)
-    for _ in range(scale.rounds):
-        with here.counted():
-            order = await baseline.ask("load", graph, kind=kind, clients=clients, seconds=scale.slice_seconds)
-            here.add(Load(wall=order["wall"], seconds=order["seconds"]))
-        with there.counted():
-            there.add(await load_for(server.target, clients, kind, scale.slice_seconds))
-    tool = ", with a tool" if graph == "tooling" else ""
-    result, target, met = at_least(median_ratio(there.rates, here.rates), _RATIO)
-    yield Row(
-        what=f"{kind}{tool}, {clients} {'client' if clients == 1 else 'clients'}",
-        inprocess=str(here),
-        served=str(there),
+async def _compare(server: Served, baseline: InProcess, case: _Case, scale: Scale) -> Sequence[_Round]:
+    await _here(baseline, case, _WARM_SECONDS)
+    await _there(server, case, _WARM_SECONDS)
+    rounds = [
+        _Round(
+            here=await _here(baseline, case, scale.slice_seconds), there=await _there(server, case, scale.slice_seconds)
+        )
+        for _ in range(scale.rounds)
+    ]
+    return quieter_half(rounds)
+
+
+async def _here(baseline: InProcess, case: _Case, seconds: float) -> _Slice:
+    with watched(baseline.process) as watch:
+        done = await baseline.ask("load", case.graph, kind=case.kind, clients=case.clients, seconds=seconds)
+    return _Slice(load=Load(wall=done["wall"], seconds=done["seconds"]), watch=watch)
+
+
+async def _there(server: Served, case: _Case, seconds: float) -> _Slice:
+    with watched(server.process) as watch:
+        load = await load_for(server.target, case.clients, case.kind, seconds)
+    return _Slice(load=load, watch=watch)
+
+
+def _row(case: _Case, rounds: Sequence[_Round]) -> Row:
+    result, target, met = at_least(median(one.ratio for one in rounds), _RATIO)
+    return Row(
+        what=str(case),
+        inprocess=_rate([one.here for one in rounds]),
+        served=_rate([one.there for one in rounds]),
         result=result,
         target=target,
         met=met,
+        others=max(one.others for one in rounds),
     )
-    if clients == 1 and kind == "invoke":
-        yield _added(here.seconds, there.seconds)
 
 
-def _added(here: Sequence[float], there: Sequence[float]) -> Row:
-    ours, theirs = percentile(there, 50), percentile(here, 50)
+def _rate(slices: Sequence[_Slice]) -> str:
+    runs = sum(len(one.load.seconds) for one in slices)
+    cpu = sum(one.watch.cpu for one in slices)
+    return f"{median(one.load.per_second for one in slices):.0f}/s, CPU {cpu / runs * 1000:.1f} ms"
+
+
+def _added(rounds: Sequence[_Round]) -> Row:
+    theirs, ours = (
+        percentile(list(chain.from_iterable(one.load.seconds for one in slices)), 50)
+        for slices in ([one.here for one in rounds], [one.there for one in rounds])
+    )
     result, target, met = at_most((ours - theirs) * 1000, _ADDED_MS, " ms")
     return Row(
         what="whole invoke, 1 client, p50",
@@ -95,4 +130,5 @@ def _added(here: Sequence[float], there: Sequence[float]) -> Row:
         result=f"+{result}",
         target=target,
         met=met,
+        others=max(one.others for one in rounds),
     )
