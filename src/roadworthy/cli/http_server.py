@@ -19,6 +19,9 @@ from roadworthy.domain.errors import ConfigError
 from roadworthy.http.connection import BoundedProtocol
 
 BACKLOG = 2048
+# uvloop takes one new connection in a turn of the loop from each listening socket. The same socket, several times over,
+# lets a crowd in sooner.
+_MORE_DOORS = 15
 # Seconds that responses get to end after the drain; runs have had their own time before.
 _LAST_RESPONSES = 5
 # Seconds an idle connection stays open: longer than load balancers keep theirs, so that they never reuse a closed one.
@@ -87,7 +90,7 @@ async def serve_http(app: ASGIApp, bound: socket.socket, *, drain: Callable[[], 
     stop = asyncio.Event()
     with _signals(stop):
         async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve(sockets=[bound]))
+            serving = group.create_task(server.serve(sockets=[bound, *(bound.dup() for _ in range(_MORE_DOORS))]))
             await stop.wait()
             await drain()
             server.should_exit = True

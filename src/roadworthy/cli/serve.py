@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _OPENING_SECONDS = 3
 
 # Of the three generations; measured by `make bench`.
-_GC_THRESHOLDS = (2_000, 10, 50)
+_GC_THRESHOLDS = (2_000, 10, 100)
 
 
 def serve(

@@ -39,6 +39,7 @@ async def authenticate(request: Request) -> Call:
         InvalidRequest: ``X-On-Behalf-Of`` is no user name.
     """
     web = web_of(request)
+    await web.turnstile.enter()
     if web.auth:
         principal = await web.services.keys.authenticate(_key_of(request))
     else:

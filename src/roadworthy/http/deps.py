@@ -4,7 +4,7 @@
 ``http/auth.py``, where the caller joins it. ``bootstrap.py`` makes the services.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from fastapi import Depends
 from starlette.requests import Request
 
 from roadworthy.http.readiness import RecentProblems
+from roadworthy.http.turnstile import Turnstile
 from roadworthy.services.agents import Agents
 from roadworthy.services.keys import Keys
 from roadworthy.services.readiness import Readiness
@@ -53,6 +54,7 @@ class Web:
     problems: RecentProblems
     auth: bool
     version: str
+    turnstile: Turnstile = field(default_factory=Turnstile)
 
 
 def web_of(request: Request) -> Web:

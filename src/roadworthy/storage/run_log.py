@@ -63,7 +63,7 @@ class RunLog:
         self.readers = 0
         self.ended: Run | None = None
         self._first = 0
-        self._wake: asyncio.Event | None = None
+        self._wake: list[asyncio.Future[None]] | None = None
         self._turned: asyncio.Event | None = None
 
     def begin(self, attempt: int, floor: EventId) -> None:
@@ -112,7 +112,9 @@ class RunLog:
     def wake(self) -> None:
         """Wake everybody who waits in ``changed``."""
         if self._wake is not None:
-            self._wake.set()
+            for waiter in self._wake:
+                if not waiter.done():
+                    waiter.set_result(None)
             self._wake = None
 
     def turn(self) -> None:
@@ -130,6 +132,9 @@ class RunLog:
 
     async def changed(self) -> None:
         """Wait for the next ``wake``. What happened before the call is not waited for: look first."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._wake is None:
-            self._wake = asyncio.Event()
-        await self._wake.wait()
+            self._wake = [waiter]
+        else:
+            self._wake.append(waiter)
+        await waiter
