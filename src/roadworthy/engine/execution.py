@@ -130,28 +130,19 @@ class Attempt:
         as soon as both are stored; threads of the attempt may still be busy then.
         """
         async with asyncio.TaskGroup() as group:
-            with Meter(self._around.ledger, group, self.run) as meter:
-                self._meter = meter
-                await self._attempt(group, meter, on_ended)
-
-    async def _attempt(
-        self,
-        group: asyncio.TaskGroup,
-        meter: Meter,
-        on_ended: Callable[[Run | None, RoadworthyError | None], None],
-    ) -> None:
-        writer = self._writer = await self._open()
-        async with self._prepare() as execution:
-            self.execution = execution
-            if self._draining:
-                execution.drain()
-            graph = group.create_task(self._drive(execution, writer, meter))
-            verdict = await self._supervise(graph)
-            if not graph.done():
-                execution.fence()
-            final = await self._conclude(verdict, execution, writer, meter)
-            on_ended(final, self._failure)
-            await execution.settled()
+            meter = self._meter = Meter(self._around.ledger, group, self.run)
+            writer = self._writer = await self._open()
+            async with self._prepare() as execution:
+                self.execution = execution
+                if self._draining:
+                    execution.drain()
+                graph = group.create_task(self._drive(execution, writer, meter))
+                verdict = await self._supervise(graph)
+                if not graph.done():
+                    execution.fence()
+                final = await self._conclude(verdict, execution, writer, meter)
+                on_ended(final, self._failure)
+                await execution.settled()
 
     async def _open(self) -> EventWriter:
         void: Collection[str] = ()
@@ -229,8 +220,6 @@ class Attempt:
             case Completed() | Paused() | Drained():
                 pass
             case _:
-                # The graph goes on: what it bought is put on record. At its end, the run's own write takes it along.
-                meter.start()
                 writer.append(event)
                 self._tally.add(event, self._around.clock.now())
 

@@ -73,27 +73,8 @@ async def test_calls_are_stored_in_order_without_waiting_for_the_flush() -> None
         meter = Meter(ledger, group, RUN)
         for name in "abc":
             meter.record(call(name))
-            meter.start()
             await asyncio.sleep(0)
     assert ledger.stored == ["a", "b", "c"]
-
-
-async def test_a_call_is_stored_soon_even_when_nothing_else_happens() -> None:
-    ledger = HeldLedger()
-    async with asyncio.TaskGroup() as group, asyncio.timeout(10):
-        with Meter(ledger, group, RUN, linger=timedelta(0)) as meter:
-            meter.record(call("a"))
-            while ledger.stored != ["a"]:  # noqa: ASYNC110 -- the timer has no event of its own
-                await asyncio.sleep(0)
-
-
-async def test_a_call_that_nobody_flushed_starts_no_write_behind_the_context() -> None:
-    ledger = HeldLedger()
-    async with asyncio.TaskGroup() as group:
-        with Meter(ledger, group, RUN, linger=timedelta(0)) as meter:
-            meter.record(call("a"))
-    await asyncio.sleep(0.01)
-    assert ledger.asked == []
 
 
 async def test_a_call_is_asked_for_although_an_earlier_write_is_still_under_way() -> None:
@@ -101,7 +82,6 @@ async def test_a_call_is_asked_for_although_an_earlier_write_is_still_under_way(
     async with asyncio.TaskGroup() as group:
         meter = Meter(ledger, group, RUN)
         meter.record(call("a"))
-        meter.start()
         await asyncio.sleep(0)
         meter.record(call("b"))
         meter.start()
@@ -117,14 +97,12 @@ async def test_a_call_that_comes_while_a_flush_writes_is_not_lost() -> None:
         ledger.let.set()
         ledger.errors.append(StorageUnavailable("locked"))
         meter.record(call("a"))
-        meter.start()
         await asyncio.sleep(0)
         ledger.let.clear()
         flush = group.create_task(meter.flush())
         await asyncio.sleep(0)
         for name in "bc":
             meter.record(call(name))
-            meter.start()
             await asyncio.sleep(0)
         ledger.let.set()
         await flush
@@ -138,7 +116,6 @@ async def test_what_could_not_be_stored_is_reported_by_the_flush_and_stored_by_t
     async with asyncio.TaskGroup() as group:
         meter = Meter(ledger, group, RUN)
         meter.record(call("a"))
-        meter.start()
         await asyncio.sleep(0)
         with pytest.raises(StorageUnavailable):
             await meter.flush()
@@ -153,7 +130,6 @@ async def test_a_bug_of_the_ledger_reaches_who_flushes_and_not_the_graph() -> No
     async with asyncio.TaskGroup() as group:
         meter = Meter(ledger, group, RUN)
         meter.record(call("a"))
-        meter.start()
         await asyncio.sleep(0)
         with pytest.raises(ValueError, match="bug"):
             await meter.flush()
