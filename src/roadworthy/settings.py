@@ -9,11 +9,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _YEAR_SECONDS = 31_536_000
+_JWT_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
 
 
 def _seconds(value: object) -> object:
@@ -136,6 +138,39 @@ class Settings(BaseSettings):
         min_length=16,
         description="Secret mixed into key digests; default: a file with mode 0600 in the data folder.",
     )
+    jwt_issuer: str | None = Field(
+        default=None,
+        description="Issuer (`iss`) whose JWT bearer tokens are accepted beside API keys; its keys are found by OpenID "
+        "Connect discovery unless `ROADWORTHY_JWT_JWKS_URL` names them.",
+    )
+    jwt_audience: str | None = Field(default=None, description="Audience (`aud`) that such a token must name.")
+    jwt_jwks_url: str | None = Field(default=None, description="Where the issuer publishes its keys.")
+    jwt_algorithms: Words = Field(
+        default=("RS256", "ES256"), description="Signature algorithms that are accepted; only asymmetric ones can be."
+    )
+    jwt_user_claim: str = Field(default="sub", description="Claim that names the user.")
+    jwt_tenant_claim: str | None = Field(
+        default=None, description="Claim that names the tenant; without it every token belongs to `default`."
+    )
+    jwt_scope_claim: str = Field(default="scope", description="Claim that lists scopes, as words or as a list.")
+    jwt_scope_prefix: str = Field(
+        default="roadworthy:",
+        description="What marks a scope in that claim as ours; a token without any gets `runs:read runs:write`.",
+    )
+
+    price_file: Path | None = Field(
+        default=None, description="TOML file with prices of models that go before the built-in ones."
+    )
+    time_zone: str = Field(
+        default="UTC", description="IANA time zone in which days, weeks and months of new budgets and of usage begin."
+    )
+    reserved_output_tokens: int = Field(
+        default=4096,
+        ge=1,
+        description="Output tokens for which money is reserved before a model call, where a budget applies; fewer when "
+        "the model's own limit is lower.",
+    )
+
     store_scope: Literal["user", "tenant"] = Field(
         default="user", description="Who shares the items that agents keep in LangGraph's store."
     )
@@ -144,6 +179,22 @@ class Settings(BaseSettings):
     model_base_url: str | None = Field(default=None, description="Base URL for that model.")
     fallback_model: str | None = Field(
         default=None, description="`provider:model` tried by the assistant when the first fails."
+    )
+    summary_model: str | None = Field(
+        default=None,
+        description="`provider:model` that summarizes long conversations of the assistant; off without it.",
+    )
+    summarize_after_tokens: int = Field(
+        default=20_000, ge=1_000, description="Tokens of a conversation from which on the assistant summarizes."
+    )
+    cheap_model: str | None = Field(
+        default=None, description="`provider:model` that the assistant asks when the last message is short."
+    )
+    cheap_below_chars: int = Field(
+        default=200, ge=1, description="Characters of a message below which the assistant asks the cheap model."
+    )
+    assistant_max_model_calls: int | None = Field(
+        default=None, ge=1, description="Model calls of one answer after which the assistant ends it with what it has."
     )
     anthropic_api_key: SecretStr | None = Field(
         default=None,
@@ -182,6 +233,30 @@ class Settings(BaseSettings):
         if not value.strip():
             raise ValueError("must not be empty")
         return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _time_zone_is_known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"{value!r} is no IANA time zone, as Europe/Berlin is") from None
+        return value
+
+    @field_validator("jwt_algorithms")
+    @classmethod
+    def _algorithms_are_asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # A shared secret, or none, would let whoever reads the public key sign as the issuer.
+        wrong = [name for name in value if name not in _JWT_ALGORITHMS]
+        if wrong or not value:
+            raise ValueError(f"must be of {', '.join(sorted(_JWT_ALGORITHMS))}")
+        return value
+
+    @model_validator(mode="after")
+    def _issuer_and_audience_go_together(self) -> "Settings":
+        if (self.jwt_issuer is None) != (self.jwt_audience is None):
+            raise ValueError("jwt_issuer and jwt_audience are needed together")
+        return self
 
     @model_validator(mode="after")
     def _no_auth_needs_loopback(self) -> "Settings":

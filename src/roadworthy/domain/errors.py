@@ -4,7 +4,7 @@
       InvalidRequest  MalformedBody · BodyTooLarge · UnsupportedMediaType
       Unauthenticated · PermissionDenied · NotFound
       Conflict        InvalidTransition · ThreadBusy · AgentMismatch · IdempotencyMismatch
-      LimitExceeded   RateLimited(retry_after) · BudgetExceeded · QueueFull(retry_after)
+      LimitExceeded   RateLimited(retry_after) · BudgetExceeded (PriceUnknown) · QueueFull(retry_after)
       AgentError      AgentFailed · RunTimedOut · RunCancelled · LimitReached · ProviderUnavailable · NeedsReview
                       Poisoned
       Unavailable     StorageUnavailable · StorageFull · Draining
@@ -14,8 +14,12 @@
 No HTTP status lives here: each dialect has one table, looked up along the MRO. ``message`` is safe to show to a client.
 """
 
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import ClassVar
+
+from roadworthy.domain.rate_status import RateStatus
 
 
 class RoadworthyError(Exception):
@@ -117,16 +121,41 @@ class LimitExceeded(RoadworthyError):
 
 
 class RateLimited(LimitExceeded):
-    """The caller's own limit."""
+    """The caller's own limit. ``rates``: how the caller's limits stand."""
 
     code = "rate_limited"
 
+    def __init__(self, message: str, *, retry_after: timedelta | None = None, rates: Sequence[RateStatus] = ()) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.rates = rates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentBudget:
+    """What is spent, in nano-USD. ``resets_at`` None: it does not begin anew by itself."""
+
+    scope: str
+    window: str
+    allowed_nanos: int
+    spent_nanos: int
+    resets_at: datetime | None
+
 
 class BudgetExceeded(LimitExceeded):
-    """Nothing is left in a budget that applies to the caller."""
+    """Nothing is left in a budget that applies to the caller. ``spent`` says in which one."""
 
     code = "budget_exceeded"
     retryable = False
+
+    def __init__(self, message: str, *, spent: SpentBudget | None = None) -> None:
+        super().__init__(message)
+        self.spent = spent
+
+
+class PriceUnknown(BudgetExceeded):
+    """A budget applies to a model whose price nobody knows."""
+
+    code = "price_unknown"
 
 
 class QueueFull(LimitExceeded):

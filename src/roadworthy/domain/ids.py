@@ -15,6 +15,7 @@ AgentName = NewType("AgentName", str)
 TenantId = NewType("TenantId", str)
 UserId = NewType("UserId", str)
 KeyId = NewType("KeyId", str)
+BudgetId = NewType("BudgetId", str)
 
 
 _THREAD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

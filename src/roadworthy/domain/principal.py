@@ -12,11 +12,15 @@ from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
 
 
 class Scope(StrEnum):
-    """One permission. A user's key holds the first two."""
+    """One permission. A user's key holds the first two; ADMIN holds all; what it does stays within the key's tenant."""
 
     RUNS_READ = "runs:read"
     RUNS_WRITE = "runs:write"
     RUNS_ON_BEHALF = "runs:on_behalf"
+    USAGE_READ = "usage:read"
+    LIMITS_WRITE = "limits:write"
+    KEYS_WRITE = "keys:write"
+    AUDIT_READ = "audit:read"
     ADMIN = "admin"
 
 

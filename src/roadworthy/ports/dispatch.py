@@ -1,7 +1,10 @@
 """What services tell the engine: here is a run, and please stop that one. Implemented by ``engine/worker.py``."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 
@@ -14,7 +17,9 @@ class Dispatcher(Protocol):
         """Whether the process is shutting down: nothing new is accepted."""
         ...
 
-    async def submit(self, run: Run, *, idempotency: IdempotencyRecord | None) -> Accepted:
+    async def submit(
+        self, run: Run, *, idempotency: IdempotencyRecord | None, at_once: Sequence[AppliedLimit] = ()
+    ) -> Accepted:
         """Store a new run and see to it that it is executed: at once when a slot is free and nobody waits, else in
         turn. Complete or nothing even when the caller is cancelled meanwhile.
 
@@ -23,6 +28,10 @@ class Dispatcher(Protocol):
             QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable: as
                 ``RunQueue.accept``.
         """
+        ...
+
+    async def find_replay(self, owner: Owner, record: IdempotencyRecord) -> Run | None:
+        """As ``RunQueue.find_replay``."""
         ...
 
     async def stop(self, run: Run, reason: CancelReason) -> Run:

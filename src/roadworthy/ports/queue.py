@@ -12,6 +12,9 @@ from typing import Protocol
 from roadworthy.domain.event import Event
 from roadworthy.domain.ids import RunId, TenantId, UserId
 from roadworthy.domain.lease import Lease
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit
+from roadworthy.domain.rate_status import RateStatus
 from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
 
 
@@ -30,12 +33,14 @@ class Accepted:
     """The stored run. ``replayed``: the idempotency key was known, nothing was inserted.
 
     ``superseded``: the active run that the new one asked to stop, whose worker should be told.
-    ``run.status`` is RUNNING (with ``attempt`` 1) when ``claim_for`` was given and the thread was free.
+    ``run.status`` is RUNNING (with ``attempt`` 1) when ``claim_for`` was given and the thread was free. ``rates``: how
+    the caller's rate limits stand, filled in by ``services/admission.py``.
     """
 
     run: Run
     replayed: bool = False
     superseded: RunId | None = None
+    rates: Sequence[RateStatus] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,24 +57,39 @@ class RunQueue(Protocol):
     """See the module."""
 
     async def accept(
-        self, run: Run, *, claim_for: str | None, max_pending: int, idempotency: IdempotencyRecord | None
+        self,
+        run: Run,
+        *,
+        claim_for: str | None,
+        max_pending: int,
+        idempotency: IdempotencyRecord | None,
+        at_once: Sequence[AppliedLimit] = (),
     ) -> Accepted:
         """Store a new run, in one transaction: upsert the thread, take its next ordinal, insert the idempotency
         record, apply the policy for a busy thread, insert the run.
 
         ``run`` comes with status PENDING, attempt 0, and ord 0 (the next one) or the only ordinal that will do; the
         stored values are returned. ``claim_for``: a worker name when the caller holds a slot and nobody waits.
+        ``at_once``: limits of the kind RUNS; unfinished runs are counted in the transaction, so no counter can leak.
 
         Raises:
             QueueFull: it would have to wait and ``max_pending`` runs wait already. Nothing is stored.
             RateLimited: it would have to wait, and half of ``max_pending`` (at least one) of its owner's runs wait
-                already: nobody takes up the whole line. Nothing is stored.
+                already: nobody takes up the whole line; or a limit of ``at_once`` is reached. Nothing is stored.
             ThreadBusy: the policy is ``reject`` and the thread has an unfinished run, or the thread is being erased.
                 Nothing is stored.
             AgentMismatch: the thread belongs to another agent. Nothing is stored.
             Conflict: the ordinal that ``run`` insists on is not the next one. Nothing is stored.
             IdempotencyMismatch: the key is known with another body.
             StorageUnavailable, StorageFull: nothing is stored.
+        """
+        ...
+
+    async def find_replay(self, owner: Owner, record: IdempotencyRecord) -> Run | None:
+        """The run that was stored under an idempotency key, None when the key is new.
+
+        Raises:
+            IdempotencyMismatch: the key is known with another body.
         """
         ...
 

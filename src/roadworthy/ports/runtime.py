@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from roadworthy.domain.agent import Agent
+from roadworthy.domain.errors import BudgetExceeded
 from roadworthy.domain.event import (
     ContentDelta,
     ContentRetracted,
@@ -60,6 +61,39 @@ class Drained:
     """The graph stopped between two steps because ``Execution.drain`` was called; its checkpoint is written."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCall:
+    """A model call that is about to be made. ``input_tokens`` is an estimate; ``max_output_tokens`` None: not said."""
+
+    call_id: str
+    node: str
+    provider: str
+    model: str
+    input_tokens: int
+    max_output_tokens: int | None
+
+
+class Spending(Protocol):
+    """What the runtime asks before each model call when a budget applies. Adapter: ``engine/spending.py``.
+
+    Belongs to the engine's event loop; ``refusal`` is safe from any thread.
+    """
+
+    async def reserve(self, call: PlannedCall) -> None:
+        """Hold money for a call, waiting while calls in flight hold what is left.
+
+        Raises:
+            BudgetExceeded: nothing is left; the call must not be made.
+            PriceUnknown: a budget with a limit applies, and nobody knows what the model costs.
+            StorageUnavailable: the ledger does not answer; the call must not be made.
+        """
+        ...
+
+    def refusal(self) -> BudgetExceeded | None:
+        """Why no further call may be made, as far as is known without asking; for calls that cannot wait."""
+        ...
+
+
 Outcome: TypeAlias = Completed | Paused | Drained
 RuntimeEvent: TypeAlias = (
     ContentDelta
@@ -86,6 +120,7 @@ class Execution(Protocol):
             AgentFailed: the agent's code raised, its input does not fit its state, or it is not served any more.
             ProviderUnavailable: a model call failed for the provider's reasons and nothing in the agent recovered it.
             LimitReached: a cap of ``Caps`` was hit; the state up to the last step is kept.
+            BudgetExceeded: ``Spending`` refused a call; the state up to the last step is kept.
             StorageUnavailable: a checkpoint could not be written.
             LeaseLost: ``fence`` was raised.
         """
@@ -142,10 +177,13 @@ class AgentRuntime(Protocol):
         """
         ...
 
-    def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AbstractAsyncContextManager[Execution]:
+    def execution(
+        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+    ) -> AbstractAsyncContextManager[Execution]:
         """Prepare the attempt ``run.attempt`` of ``run``. Leaving the context frees what the attempt held.
 
-        ``first_on_thread``: no earlier run can have left state (a hint that saves a read).
+        ``first_on_thread``: no earlier run can have left state (a hint that saves a read). ``spending``: to be asked
+        before every model call; None when no budget applies.
         """
         ...
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.ids import KeyId, RunId, TenantId, ThreadId
 from roadworthy.domain.page import Page
 from roadworthy.domain.principal import ApiKey, Owner
 from roadworthy.domain.run import Run, RunStatus
 from roadworthy.domain.thread import Thread, ThreadRef
-from roadworthy.domain.usage import ModelCall
 
 
 class RunStore(Protocol):
@@ -85,8 +85,8 @@ class KeyStore(Protocol):
         """One key by its public id, usable or not. The only look-up before a tenant is known."""
         ...
 
-    async def insert(self, key: ApiKey) -> bool:
-        """Add a key. False when its id exists already."""
+    async def insert(self, key: ApiKey, actor: Actor) -> bool:
+        """Add a key. False when its id exists already. Audited with itself, as ``end`` is."""
         ...
 
     async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
@@ -94,7 +94,13 @@ class KeyStore(Protocol):
         ...
 
     async def end(
-        self, tenant: TenantId | None, key_id: KeyId, *, revoked_at: datetime | None, expires_at: datetime | None
+        self,
+        tenant: TenantId | None,
+        key_id: KeyId,
+        actor: Actor,
+        *,
+        revoked_at: datetime | None,
+        expires_at: datetime | None,
     ) -> bool:
         """Revoke a key now, or set the end of its grace period. False when there is no such key."""
         ...
@@ -105,16 +111,4 @@ class KeyStore(Protocol):
 
     async def any(self) -> bool:
         """Whether a single key exists."""
-        ...
-
-
-class Ledger(Protocol):
-    """Append-only: one row per model call."""
-
-    async def append(self, run: Run, calls: Sequence[ModelCall]) -> None:
-        """Record calls of a run's present attempt. A (run, call_id) that is there already is left as it is."""
-        ...
-
-    async def of_run(self, owner: Owner, run_id: RunId) -> Sequence[ModelCall]:
-        """A run's calls, all attempts, oldest first."""
         ...

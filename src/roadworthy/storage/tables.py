@@ -91,6 +91,16 @@ sa.Index(
     postgresql_where=sa.text("status = 'pending'"),
 )
 
+# Whom unfinished runs belong to: limits of runs at once count them.
+sa.Index(
+    "runs_unfinished",
+    runs.c.tenant,
+    runs.c.owner,
+    runs.c.key_id,
+    sqlite_where=sa.text("status IN ('pending', 'running')"),
+    postgresql_where=sa.text("status IN ('pending', 'running')"),
+)
+
 idempotency = sa.Table(
     "idempotency",
     metadata,
@@ -134,7 +144,7 @@ events = sa.Table(
     sa.Column("body", sa.Text, nullable=False),
 )
 
-# The ledger. Append-only; rows outlive their thread. Prices come to it with the priced ledger.
+# The ledger. Append-only; rows outlive their thread. ``cost_nanos`` null: nobody knows the model's price.
 model_calls = sa.Table(
     "model_calls",
     metadata,
@@ -153,10 +163,94 @@ model_calls = sa.Table(
     sa.Column("output_tokens", sa.BigInteger, nullable=False),
     sa.Column("cache_read_tokens", sa.BigInteger, nullable=False),
     sa.Column("cache_write_tokens", sa.BigInteger, nullable=False),
+    sa.Column("cache_write_1h_tokens", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("reasoning_tokens", sa.BigInteger, nullable=False),
     sa.Column("estimated", sa.Integer, nullable=False),
     sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("cost_nanos", sa.BigInteger),
+    sa.Column("price_version", sa.Text, nullable=False, server_default=""),
     sa.Column("started_at", _MOMENT, nullable=False),
     sa.Column("finished_at", _MOMENT, nullable=False),
-    sa.Index("model_calls_of_owner", "tenant", "owner", "finished_at"),
+    sa.Index("model_calls_of_owner", "tenant", "owner", "started_at"),
+    sa.Index("model_calls_of_tenant", "tenant", "started_at"),
+)
+
+# ``subject`` is empty for a budget that each subject has of its own.
+budgets = sa.Table(
+    "budgets",
+    metadata,
+    sa.Column("budget_id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("time_window", sa.Text, nullable=False),
+    sa.Column("limit_nanos", sa.BigInteger),
+    sa.Column("soft_nanos", sa.BigInteger),
+    sa.Column("time_zone", sa.Text, nullable=False),
+    sa.Column("created_at", _MOMENT, nullable=False),
+    sa.Column("updated_at", _MOMENT, nullable=False),
+    sa.Index("budgets_by_place", "tenant", "scope", "subject", "time_window", unique=True),
+)
+
+# What was spent of a budget by one subject in one window, and what calls in flight hold of it.
+budget_periods = sa.Table(
+    "budget_periods",
+    metadata,
+    sa.Column("budget_id", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("starts_at", _MOMENT, primary_key=True, autoincrement=False),
+    sa.Column("spent_nanos", sa.BigInteger, nullable=False),
+    sa.Column("reserved_nanos", sa.BigInteger, nullable=False),
+    sa.Column("topped_up_nanos", sa.BigInteger, nullable=False),
+)
+
+# One row per call in flight that a budget applies to. ``periods``: a JSON list of the keys in ``budget_periods`` that
+# hold ``nanos`` for it. The rest makes a ledger row of it when its worker dies.
+reservations = sa.Table(
+    "reservations",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("call_id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("key_id", sa.Text),
+    sa.Column("thread_id", sa.Text, nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("node", sa.Text, nullable=False),
+    sa.Column("provider", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("nanos", sa.BigInteger, nullable=False),
+    sa.Column("periods", sa.Text, nullable=False),
+    sa.Column("started_at", _MOMENT, nullable=False),
+    sa.Index("reservations_by_age", "started_at"),
+)
+
+# ``subject`` is empty for a limit that each subject has of its own.
+rate_limits = sa.Table(
+    "rate_limits",
+    metadata,
+    sa.Column("tenant", sa.Text, primary_key=True),
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("most", sa.BigInteger, nullable=False),
+)
+
+# Append-only: triggers refuse to change or delete a row.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("seq", _SERIAL, primary_key=True, autoincrement=True),
+    sa.Column("at", _MOMENT, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("before", sa.Text),
+    sa.Column("after", sa.Text),
+    sa.Index("audit_of_tenant", "tenant", "seq"),
+    sqlite_autoincrement=True,
 )

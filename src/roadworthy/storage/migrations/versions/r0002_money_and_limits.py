@@ -1,0 +1,117 @@
+"""The priced ledger, budgets, reservations, rate limits and the audit log."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add to the ledger, create the rest."""
+    _price_the_ledger()
+    op.create_index(
+        "runs_unfinished",
+        "runs",
+        ["tenant", "owner", "key_id"],
+        sqlite_where=sa.text("status IN ('pending', 'running')"),
+        postgresql_where=sa.text("status IN ('pending', 'running')"),
+    )
+    _create_budgets()
+    _create_reservations()
+    op.create_table(
+        "rate_limits",
+        sa.Column("tenant", sa.Text, primary_key=True),
+        sa.Column("scope", sa.Text, primary_key=True),
+        sa.Column("subject", sa.Text, primary_key=True),
+        sa.Column("kind", sa.Text, primary_key=True),
+        sa.Column("most", sa.BigInteger, nullable=False),
+    )
+    _create_audit()
+
+
+def downgrade() -> None:
+    """Not supported: restore a backup."""
+    raise NotImplementedError
+
+
+def _price_the_ledger() -> None:
+    op.add_column("model_calls", sa.Column("cache_write_1h_tokens", sa.BigInteger, nullable=False, server_default="0"))
+    op.add_column("model_calls", sa.Column("cost_nanos", sa.BigInteger))
+    op.add_column("model_calls", sa.Column("price_version", sa.Text, nullable=False, server_default=""))
+    op.drop_index("model_calls_of_owner", "model_calls")
+    op.create_index("model_calls_of_owner", "model_calls", ["tenant", "owner", "started_at"])
+    op.create_index("model_calls_of_tenant", "model_calls", ["tenant", "started_at"])
+
+
+def _create_budgets() -> None:
+    op.create_table(
+        "budgets",
+        sa.Column("budget_id", sa.Text, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("scope", sa.Text, nullable=False),
+        sa.Column("subject", sa.Text, nullable=False),
+        sa.Column("time_window", sa.Text, nullable=False),
+        sa.Column("limit_nanos", sa.BigInteger),
+        sa.Column("soft_nanos", sa.BigInteger),
+        sa.Column("time_zone", sa.Text, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("budgets_by_place", "budgets", ["tenant", "scope", "subject", "time_window"], unique=True)
+    op.create_table(
+        "budget_periods",
+        sa.Column("budget_id", sa.Text, primary_key=True),
+        sa.Column("subject", sa.Text, primary_key=True),
+        sa.Column("starts_at", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("spent_nanos", sa.BigInteger, nullable=False),
+        sa.Column("reserved_nanos", sa.BigInteger, nullable=False),
+        sa.Column("topped_up_nanos", sa.BigInteger, nullable=False),
+    )
+
+
+def _create_reservations() -> None:
+    op.create_table(
+        "reservations",
+        sa.Column("run_id", sa.Text, primary_key=True),
+        sa.Column("call_id", sa.Text, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("owner", sa.Text, nullable=False),
+        sa.Column("key_id", sa.Text),
+        sa.Column("thread_id", sa.Text, nullable=False),
+        sa.Column("agent", sa.Text, nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("node", sa.Text, nullable=False),
+        sa.Column("provider", sa.Text, nullable=False),
+        sa.Column("model", sa.Text, nullable=False),
+        sa.Column("input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("nanos", sa.BigInteger, nullable=False),
+        sa.Column("periods", sa.Text, nullable=False),
+        sa.Column("started_at", sa.BigInteger, nullable=False),
+    )
+    op.create_index("reservations_by_age", "reservations", ["started_at"])
+
+
+def _create_audit() -> None:
+    op.create_table(
+        "audit",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("request_id", sa.Text, nullable=False),
+        sa.Column("action", sa.Text, nullable=False),
+        sa.Column("target", sa.Text, nullable=False),
+        sa.Column("before", sa.Text),
+        sa.Column("after", sa.Text),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("audit_of_tenant", "audit", ["tenant", "seq"])
+    if op.get_context().dialect.name == "sqlite":
+        for change in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER audit_no_{change.lower()} BEFORE {change} ON audit "
+                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+            )
