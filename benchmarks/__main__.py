@@ -11,14 +11,14 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks import first_token, memory, paced, startup, statements, throughput
+from benchmarks import admission, first_token, memory, paced, startup, statements, throughput
 from benchmarks.baseline import in_process
 from benchmarks.cores import take_load_core
 from benchmarks.report import disturbance, head, tell
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.table import Row, markdown
 
-_PARTS = ("throughput", "first-token", "paced", "memory", "statements", "startup")
+_PARTS = ("throughput", "first-token", "paced", "memory", "admission", "statements", "startup")
 
 
 def main() -> None:
@@ -58,6 +58,8 @@ async def _part(part: str, folder: Path, scale: Scale) -> AsyncGenerator[Row]:
                 rows = module.measure(folder, baseline, scale)
             case "memory":
                 rows = memory.measure(folder, scale)
+            case "admission":
+                rows = admission.measure(folder, scale)
             case "statements":
                 rows = statements.measure(folder, scale)
             case _:

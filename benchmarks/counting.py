@@ -20,7 +20,7 @@ from roadworthy.settings import Settings
 Watch = Callable[[Container, Accepted], Awaitable[None]]
 
 
-class _Silence:
+class Silence:
     """``ports.telemetry`` without a word."""
 
     def run_finished(self, run: Run) -> None:
@@ -35,7 +35,7 @@ class _Silence:
 
 async def _main(folder: Path, runs: int) -> None:
     agents = [LoadedAgent(name=AgentName("instant"), graph=instant())]
-    async with bootstrap(Settings(data_dir=folder), Project(agents=agents), _Silence()) as container:
+    async with bootstrap(Settings(data_dir=folder), Project(agents=agents), Silence()) as container:
         key = container.first_key
         if key is None:
             raise ValueError("the data folder is not new")

@@ -14,6 +14,7 @@ class Scale:
     paced_streams: int
     memory_runs: int
     counted_runs: int
+    admissions: int
     starts: int
 
 
@@ -25,6 +26,7 @@ FULL = Scale(
     paced_streams=200,
     memory_runs=5_000,
     counted_runs=200,
+    admissions=2_000,
     starts=5,
 )
 QUICK = Scale(
@@ -35,5 +37,6 @@ QUICK = Scale(
     paced_streams=200,
     memory_runs=500,
     counted_runs=20,
+    admissions=200,
     starts=1,
 )

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Lifespan
 
+from roadworthy.bootstrap import Container
 from roadworthy.http import health
 from roadworthy.http.auth import ON_BEHALF_OF
 from roadworthy.http.deps import HttpLimits, Services, Web
@@ -23,8 +23,11 @@ from roadworthy.http.middleware import REQUEST_ID, ProblemEdge, RequestContext, 
 from roadworthy.http.openapi import install, methods_of
 from roadworthy.http.readiness import RecentProblems
 from roadworthy.http.request_body import BodyLimit, UnreadBody
+from roadworthy.protocols.admin import routes as admin
+from roadworthy.protocols.admin.schemas import schemas as admin_schemas
 from roadworthy.protocols.plain import routes as plain
 from roadworthy.protocols.plain import thread_routes as plain_threads
+from roadworthy.protocols.plain import usage_routes as plain_usage
 from roadworthy.protocols.plain.schemas import schemas as plain_schemas
 from roadworthy.settings import Settings
 
@@ -53,14 +56,37 @@ def build_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        routes=[*plain.router.routes, *plain_threads.router.routes, *health.router.routes],
+        routes=[
+            *plain.router.routes,
+            *plain_threads.router.routes,
+            *plain_usage.router.routes,
+            *admin.router.routes,
+            *health.router.routes,
+        ],
         middleware=_middleware(limits),
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     problems = RecentProblems(services.readiness)
     app.state.web = Web(services=services, limits=limits, problems=problems, auth=auth, version=version)
-    install(app, schemas=partial(plain_schemas, limits), auth=auth)
+    install(app, schemas=lambda: {**plain_schemas(limits), **admin_schemas()}, auth=auth)
     return app
+
+
+def services_of(container: Container) -> Services:
+    """Every use case of what is wired, for ``build_app``."""
+    return Services(
+        runs=container.runs,
+        streams=container.streams,
+        threads=container.threads,
+        keys=container.keys,
+        identity=container.identity,
+        agents=container.agents,
+        budgets=container.budgets,
+        limits=container.limits,
+        usage=container.usage,
+        audit=container.audit,
+        readiness=container.readiness,
+    )
 
 
 def http_limits(settings: Settings) -> HttpLimits:
@@ -94,7 +120,7 @@ def _cors(origins: Sequence[str]) -> Sequence[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=list(origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=[
                 "Authorization",
                 "Content-Type",
@@ -104,7 +130,7 @@ def _cors(origins: Sequence[str]) -> Sequence[Middleware]:
                 REQUEST_ID,
                 "X-Api-Key",
             ],
-            expose_headers=[REQUEST_ID, "Retry-After"],
+            expose_headers=[REQUEST_ID, "Retry-After", "RateLimit", "RateLimit-Policy"],
             max_age=600,
         )
     ]

@@ -14,31 +14,43 @@ from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.heartbeat import Watchdog
 from roadworthy.engine.reaper import reap_orphans
+from roadworthy.engine.spending import Settlements, sweep_reservations
 from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
+from roadworthy.identity.tokens import open_tokens
 from roadworthy.ports.clock import Clock
+from roadworthy.ports.identity import TokenVerifier
 from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.runtime import AgentRuntime, Caps
 from roadworthy.ports.store import KeyStore
 from roadworthy.ports.telemetry import Telemetry
+from roadworthy.pricing.book import open_price_book
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.runtime import open_runtime
 from roadworthy.runtimes.langgraph.store import StoreConfig
 from roadworthy.runtimes.langgraph.threads import TrackingExecutor
 from roadworthy.services.admission import Admission
 from roadworthy.services.agents import Agents
+from roadworthy.services.audit import AuditTrail
+from roadworthy.services.budgets import Budgets
+from roadworthy.services.identity import Identity
 from roadworthy.services.keys import Keys, NewKey
+from roadworthy.services.limits import Limits
 from roadworthy.services.readiness import Probe, Readiness
 from roadworthy.services.runs import Runs
 from roadworthy.services.streams import Streams
 from roadworthy.services.threads import Threads, finish_erasures
+from roadworthy.services.usage import UsageReports
 from roadworthy.settings import Settings
+from roadworthy.storage.audit import SqlAuditLog
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.folder import DataFolder, open_folder
 from roadworthy.storage.health import database_problem
 from roadworthy.storage.keys import SqlKeyStore
 from roadworthy.storage.ledger import SqlLedger
+from roadworthy.storage.policies import SqlPolicyStore
 from roadworthy.storage.queue import SqlRunQueue
+from roadworthy.storage.rates import MemoryRateCounters
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.schema import migrate, schema_problem
 from roadworthy.storage.sqlite import SqliteDatabase, open_sqlite
@@ -72,6 +84,11 @@ class Container:
     streams: Streams
     threads: Threads
     keys: Keys
+    identity: Identity
+    budgets: Budgets
+    limits: Limits
+    usage: UsageReports
+    audit: AuditTrail
     readiness: Readiness
     worker: Worker
     runtime: AgentRuntime
@@ -99,7 +116,8 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
         # Apart, because a locked file is waited for, and the process must stay alive and stoppable.
         await asyncio.to_thread(_prepare_schema, folder)
         database = await stack.enter_async_context(open_sqlite(folder.database))
-        keys = open_keys(SqlKeyStore(database), settings, folder)
+        keys = open_keys(SqlKeyStore(database, SystemClock()), settings, folder)
+        tokens = await stack.enter_async_context(_open_tokens(settings))
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
         runtime = await stack.enter_async_context(_open_runtime(settings, project, folder))
@@ -125,9 +143,10 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
                 watch_slots(worker, settings.stuck_timeout, telemetry),
                 _note_key_uses(keys),
                 _forget_idempotency(around.queue, around.clock),
+                sweep_reservations(around.ledger, around.clock, telemetry),
             ),
         ):
-            yield _container(settings, database, runtime, around, worker, keys, first_key)
+            yield _container(settings, database, around, worker, Identity(keys, tokens), keys, first_key)
 
 
 def open_keys(store: KeyStore, settings: Settings, folder: DataFolder) -> Keys:
@@ -162,6 +181,11 @@ def _assistant(settings: Settings) -> LoadedAgent:
         model=settings.model or DEFAULT_MODEL,
         base_url=settings.model_base_url,
         fallback_model=settings.fallback_model,
+        summary_model=settings.summary_model,
+        summarize_after_tokens=settings.summarize_after_tokens,
+        cheap_model=settings.cheap_model,
+        cheap_below_chars=settings.cheap_below_chars,
+        max_model_calls=settings.assistant_max_model_calls,
         tavily=settings.tavily_api_key is not None,
     )
     try:
@@ -211,7 +235,31 @@ async def _surroundings(
         telemetry=telemetry,
         caps=Caps(steps=settings.max_steps, model_calls=settings.max_model_calls, tool_calls=settings.max_tool_calls),
         idle_timeout=settings.idle_timeout,
+        prices=await asyncio.to_thread(open_price_book, settings.price_file),
+        policies=SqlPolicyStore(database, clock),
+        rates=MemoryRateCounters(),
+        reserved_output_tokens=settings.reserved_output_tokens,
+        settlements=Settlements(),
     )
+
+
+@asynccontextmanager
+async def _open_tokens(settings: Settings) -> AsyncGenerator[TokenVerifier | None]:
+    if settings.jwt_issuer is None or settings.jwt_audience is None:
+        yield None
+        return
+    async with open_tokens(
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        jwks_url=settings.jwt_jwks_url,
+        algorithms=settings.jwt_algorithms,
+        user_claim=settings.jwt_user_claim,
+        tenant_claim=settings.jwt_tenant_claim,
+        scope_claim=settings.jwt_scope_claim,
+        scope_prefix=settings.jwt_scope_prefix,
+        clock=SystemClock(),
+    ) as tokens:
+        yield tokens
 
 
 async def _prepare_keys(keys: Keys, settings: Settings) -> NewKey | None:
@@ -253,12 +301,13 @@ async def _forget_idempotency(queue: RunQueue, clock: Clock) -> None:
 def _container(
     settings: Settings,
     database: SqliteDatabase,
-    runtime: AgentRuntime,
     around: Surroundings,
     worker: Worker,
+    identity: Identity,
     keys: Keys,
     first_key: NewKey | None,
 ) -> Container:
+    runtime, clock = around.runtime, around.clock
     agents = Agents(runtime)
     store = SqlRunStore(database)
     return Container(
@@ -266,17 +315,25 @@ def _container(
         runs=Runs(
             runtime=runtime,
             agents=agents,
-            admission=Admission(worker),
+            admission=Admission(
+                worker, policies=around.policies, ledger=around.ledger, rates=around.rates, clock=clock
+            ),
             dispatcher=worker,
             store=store,
+            ledger=around.ledger,
             log=around.log,
-            clock=around.clock,
+            clock=clock,
             new_id=new_id,
             timeout=settings.request_timeout,
         ),
         streams=Streams(around.log),
         threads=Threads(threads=SqlThreadStore(database), runs=store, runtime=runtime),
         keys=keys,
+        identity=identity,
+        budgets=Budgets(around.policies, around.ledger, clock, new_id, settings.time_zone),
+        limits=Limits(around.policies),
+        usage=UsageReports(around.ledger, clock, settings.time_zone),
+        audit=AuditTrail(SqlAuditLog(database)),
         readiness=Readiness(worker, _probes(database, runtime)),
         worker=worker,
         runtime=runtime,

@@ -188,13 +188,17 @@ class Settings(BaseSettings):
         default=20_000, ge=1_000, description="Tokens of a conversation from which on the assistant summarizes."
     )
     cheap_model: str | None = Field(
-        default=None, description="`provider:model` that the assistant asks when the last message is short."
+        default=None,
+        description="`provider:model` that the assistant asks as long as all messages of a thread are short and it "
+        "needed no tool.",
     )
     cheap_below_chars: int = Field(
         default=200, ge=1, description="Characters of a message below which the assistant asks the cheap model."
     )
     assistant_max_model_calls: int | None = Field(
-        default=None, ge=1, description="Model calls of one answer after which the assistant ends it with what it has."
+        default=None,
+        ge=1,
+        description="Model calls of one answer after which the assistant ends it with a message that says so.",
     )
     anthropic_api_key: SecretStr | None = Field(
         default=None,
@@ -239,7 +243,7 @@ class Settings(BaseSettings):
     def _time_zone_is_known(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(f"{value!r} is no IANA time zone, as Europe/Berlin is") from None
         return value
 

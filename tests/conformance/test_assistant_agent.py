@@ -1,7 +1,6 @@
 """The assistant, driven through the real Anthropic client against the fake provider and its ledger."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 
@@ -18,6 +17,7 @@ from roadworthy.agents.assistant import AssistantConfig, AssistantGraph, build
 from roadworthy.agents.models import verify_model
 from roadworthy.agents.retry import RetryPolicy
 from roadworthy.domain.errors import ProviderUnavailable
+from tests.support.capturing import capturing
 from tests.support.provider.fake import FakeProvider
 from tests.support.provider.ledger import LedgerEntry
 from tests.support.provider.script import Fault, Turn
@@ -205,20 +205,10 @@ def test_an_unknown_provider_is_named_when_the_agent_is_built() -> None:
 
 
 async def test_the_prompt_is_marked_for_the_providers_cache() -> None:
-    bodies: asyncio.Queue[bytes] = asyncio.Queue()
-
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length"))
-        bodies.put_nowait(await reader.readexactly(length))
-        writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        writer.close()
-
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with capturing() as provider:
         with pytest.raises(anthropic.BadRequestError):
-            await _ask(_assistant(f"http://127.0.0.1:{port}"))
-    body = json.loads(await bodies.get())
+            await _ask(_assistant(provider.url))
+    (body,) = provider.bodies
     assert body["system"][-1]["cache_control"]["type"] == "ephemeral"
     assert body["stream"] is True
 

@@ -19,7 +19,7 @@ def test_the_command_line_is_read_without_the_stack() -> None:
 async def test_help_names_every_command(tmp_path: Path) -> None:
     code, out, _ = await run(tmp_path, "--help")
     assert code == 0
-    for command in ("serve", "keys", "runs", "doctor", "version"):
+    for command in ("serve", "keys", "runs", "budgets", "rates", "usage", "audit", "doctor", "version"):
         assert command in out
 
 

@@ -98,6 +98,33 @@ async def test_keys_can_be_made_before_the_first_start(tmp_path: Path) -> None:
         assert await _status(server, out.strip()) == 200
 
 
+async def test_what_the_command_line_does_to_keys_is_on_record_under_its_user(tmp_path: Path) -> None:
+    made = ("keys", "create", "--user", "ops", "--scope", "keys:write", "--scope", "audit:read")
+    code, out, err = await run(tmp_path, *made, env={"LOGNAME": "maria"})
+    assert code == 0, err
+    key, key_id = out.strip(), await _id_in(tmp_path)
+    await run(tmp_path, "keys", "rotate", key_id, env={"LOGNAME": "maria"})
+    await run(tmp_path, "keys", "revoke", key_id, env={"LOGNAME": "otto"})
+    code, listed, err = await run(tmp_path, "audit", "--json")
+    assert code == 0, err
+    found = [(one["actor"], one["action"], one["target"] == key_id) for one in json.loads(listed)][::-1]
+    assert found == [
+        ("cli:maria", "key.create", True),
+        ("cli:maria", "key.create", False),
+        ("cli:maria", "key.rotate", True),
+        ("cli:otto", "key.revoke", True),
+    ]
+    assert json.loads(listed)[-1]["after"]["scopes"] == ["audit:read", "keys:write"]
+    assert key[20:] not in listed
+
+
+async def _id_in(folder: Path) -> str:
+    """The id of the only key in a folder."""
+    _, listed, _ = await run(folder, "keys", "list", "--json")
+    (one,) = json.loads(listed)
+    return str(one["key_id"])
+
+
 async def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     for args, complaint in [
         (("keys", "create", "--user", "a b"), "a user must be"),

@@ -30,9 +30,12 @@ async def test_an_operator_sees_stops_and_explains_runs(tmp_path: Path) -> None:
             (run_id, "cancelled"),
             (done["run_id"], "success"),
         ]
+        assert [(one["cost_usd"], one["unpriced_calls"]) for one in listed] == [(0, 0), (0, 0)]
         _, out, _ = await run(tmp_path, "runs", "list", "--status", "cancelled", "--tenant", "default")
         assert run_id in out
         assert done["run_id"] not in out
+        assert "COST" in out
+        assert "$0.00" in out
         _, out, _ = await run(tmp_path, "runs", "show", run_id)
         assert "cancelled" in out
         assert SECRET not in out

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.ids import AgentName
 from roadworthy.protocols.plain import wire
 from tests.integration.test_http_bad_input import CASES
@@ -251,7 +252,7 @@ async def test_a_key_for_some_agents_starts_only_those_and_still_reads_its_users
     real: Real, port: int, alice: httpx.AsyncClient
 ) -> None:
     run = (await alice.post("/agent/invoke", json=ASK | {"agent": "asking"})).json()
-    key = await real.container.keys.create(ALICE, agents=frozenset({AgentName("echo")}))
+    key = await real.container.keys.create(ALICE, agents=frozenset({AgentName("echo")}), actor=Actor(name="test"))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"x-api-key": key.text}) as limited:
         started = await limited.post("/agent/invoke", json={"message": "hi"})
         refused = await limited.post("/agent/invoke", json={"message": "hi", "agent": "asking"})

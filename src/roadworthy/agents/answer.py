@@ -15,7 +15,7 @@ _SHORT_CHARACTERS = 160
 
 _WHAT_IT_IS = (
     "I am Roadworthy's demo agent. There is no language model behind me: I search the docs that come with Roadworthy "
-    "and quote what I find."
+    "and quote what I find. So I cost nothing."
 )
 _NOTHING = "I found nothing about that in Roadworthy's docs."
 _UPGRADE = "Set ANTHROPIC_API_KEY, or ROADWORTHY_MODEL=provider:model, and restart to talk to a real model."

@@ -26,7 +26,9 @@ _PASSAGE_CHARACTERS = 2000
 # Pages for newcomers answer a newcomer's question better than a list of settings or pages for contributors do.
 _PAGE_WEIGHTS = {
     "README.md": 1.3,
+    "docs/budgets.md": 0.8,
     "docs/configuration.md": 0.8,
+    "docs/prices.md": 0.6,
     "docs/tour.md": 0.6,
     "docs/benchmarks.md": 0.6,
     "docs/adr": 0.6,

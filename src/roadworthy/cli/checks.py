@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadworthy.cli.environment import unknown_variables
-from roadworthy.domain.errors import ConfigError, RoadworthyError
+from roadworthy.domain.errors import ConfigError, RoadworthyError, Unavailable
 
 if TYPE_CHECKING:
     from roadworthy.bootstrap import Project
@@ -199,6 +199,30 @@ def check_access(settings: "Settings") -> Iterable[Finding]:
     if "*" in settings.cors_origins:
         detail = "pages of every origin may call with a key that they know"
         yield Finding(check="access", verdict=Verdict.WARN, detail=detail, advice="name the origins")
+
+
+async def check_tokens(settings: "Settings") -> Iterable[Finding]:
+    """Whether the issuer's keys can be had, when bearer tokens are accepted: without them no token opens anything."""
+    from roadworthy.identity.tokens import published_algorithms
+
+    issuer, accepted = settings.jwt_issuer, settings.jwt_algorithms
+    if issuer is None or not settings.auth:
+        return []
+    try:
+        found = await published_algorithms(issuer=issuer, jwks_url=settings.jwt_jwks_url, algorithms=accepted)
+    except ConfigError as error:
+        advice = "give an https address"
+        return [Finding(check="identity provider", verdict=Verdict.FAIL, detail=error.message, advice=advice)]
+    except Unavailable as error:
+        advice = "check the network, ROADWORTHY_JWT_ISSUER and ROADWORTHY_JWT_JWKS_URL; API keys work meanwhile"
+        return [Finding(check="identity provider", verdict=Verdict.WARN, detail=error.message, advice=advice)]
+    if not found:
+        detail = f"{issuer} publishes no key for {', '.join(accepted)}"
+        advice = "set ROADWORTHY_JWT_ALGORITHMS to what the issuer signs with"
+        return [Finding(check="identity provider", verdict=Verdict.WARN, detail=detail, advice=advice)]
+    return [
+        Finding(check="identity provider", verdict=Verdict.OK, detail=f"{issuer} publishes keys for {', '.join(found)}")
+    ]
 
 
 def worst(findings: Sequence[Finding]) -> Verdict:

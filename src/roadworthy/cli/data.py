@@ -1,20 +1,27 @@
 """The data folder as operator's commands see it, beside a running server or without one.
 
-``keys`` and ``runs`` open it, do one thing, and close it. No folder lock is taken: every change is one transaction.
+``keys``, ``runs``, ``budgets``, ``rates``, ``usage`` and ``audit`` open it, do one thing, and close it. No folder lock
+is taken: every change is one transaction.
 """
 
+import getpass
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.errors import ConfigError, RoadworthyError
 from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.store import RunStore
 
 if TYPE_CHECKING:
+    from roadworthy.services.audit import AuditTrail
+    from roadworthy.services.budgets import Budgets
     from roadworthy.services.keys import Keys
+    from roadworthy.services.limits import Limits
+    from roadworthy.services.usage import UsageReports
     from roadworthy.settings import Settings
 
 
@@ -25,6 +32,18 @@ class OperatorData:
     keys: "Keys"
     runs: RunStore
     queue: RunQueue
+    budgets: "Budgets"
+    limits: "Limits"
+    usage: "UsageReports"
+    audit: "AuditTrail"
+
+
+def actor() -> Actor:
+    """Who uses the command line, for the audit log."""
+    try:
+        return Actor(name=f"cli:{getpass.getuser()}")
+    except (KeyError, OSError):  # a container's user may have no name
+        return Actor(name="cli:unknown")
 
 
 @asynccontextmanager
@@ -35,9 +54,17 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
         ConfigError: the folder cannot be written, or a newer version has used it.
         StorageUnavailable: the database cannot be opened.
     """
+    from roadworthy.domain.ids import new_id
+    from roadworthy.services.audit import AuditTrail
+    from roadworthy.services.budgets import Budgets
     from roadworthy.services.keys import Keys
+    from roadworthy.services.limits import Limits
+    from roadworthy.services.usage import UsageReports
+    from roadworthy.storage.audit import SqlAuditLog
     from roadworthy.storage.folder import open_folder
     from roadworthy.storage.keys import SqlKeyStore
+    from roadworthy.storage.ledger import SqlLedger
+    from roadworthy.storage.policies import SqlPolicyStore
     from roadworthy.storage.queue import SqlRunQueue
     from roadworthy.storage.runs import SqlRunStore
     from roadworthy.storage.schema import migrate, schema_problem
@@ -51,10 +78,16 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
     migrate(folder.database)
     clock = SystemClock()
     async with open_sqlite(folder.database) as database:
+        policies = SqlPolicyStore(database, clock)
+        ledger = SqlLedger(database)
         yield OperatorData(
-            keys=Keys(SqlKeyStore(database), clock, settings.pepper(folder.pepper)),
+            keys=Keys(SqlKeyStore(database, clock), clock, settings.pepper(folder.pepper)),
             runs=SqlRunStore(database),
             queue=SqlRunQueue(database, clock),
+            budgets=Budgets(policies, ledger, clock, new_id, settings.time_zone),
+            limits=Limits(policies),
+            usage=UsageReports(ledger, clock, settings.time_zone),
+            audit=AuditTrail(SqlAuditLog(database)),
         )
 
 

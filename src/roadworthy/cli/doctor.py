@@ -43,7 +43,7 @@ def doctor(
     else:
         # What an agent prints while it is loaded is no part of the answer.
         with redirect_stdout(sys.stderr):
-            findings = [_without_secrets(found, settings) for found in asyncio.run(_examine(settings, target))]
+            findings = [without_secrets(found, settings) for found in asyncio.run(_examine(settings, target))]
     verdict = checks.worst(findings)
     if as_json:
         _say_json(findings, verdict, settings)
@@ -77,7 +77,7 @@ def effective(settings: "Settings") -> Iterable[tuple[str, str, bool]]:
         yield env_name(name, field), redaction.text(shown), value != field.default
 
 
-def _without_secrets(finding: Finding, settings: "Settings") -> Finding:
+def without_secrets(finding: Finding, settings: "Settings") -> Finding:
     """What was found may quote an address or what an agent's code raised."""
     from roadworthy.telemetry.redaction import Redaction
 
@@ -88,6 +88,7 @@ async def _examine(settings: "Settings", target: str | None) -> Sequence[Finding
     findings = [
         *checks.check_settings(),
         *checks.check_access(settings),
+        *await checks.check_tokens(settings),
         *checks.check_data_folder(settings),
         *await checks.check_database(settings),
         *await checks.check_clock(settings, datetime.now(UTC)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roadworthy.cli.data import open_data
+from roadworthy.cli.data import actor, open_data
 from roadworthy.cli.environment import load_settings
 from roadworthy.cli.output import hint, iso, moment, say, say_json, say_table
 from roadworthy.domain.errors import InvalidRequest
@@ -87,7 +87,7 @@ async def _create(
     name: str,
 ) -> "NewKey":
     async with open_data(load_settings()) as data:
-        return await data.keys.create(owner, name=name, scopes=scopes, agents=agents, expires_in=expires_in)
+        return await data.keys.create(owner, actor(), name=name, scopes=scopes, agents=agents, expires_in=expires_in)
 
 
 async def _list(tenant: TenantId | None) -> list[ApiKey]:
@@ -97,12 +97,12 @@ async def _list(tenant: TenantId | None) -> list[ApiKey]:
 
 async def _rotate(key_id: KeyId, grace: timedelta) -> "NewKey":
     async with open_data(load_settings()) as data:
-        return await data.keys.rotate(None, key_id, grace=grace)
+        return await data.keys.rotate(None, key_id, actor(), grace=grace)
 
 
 async def _revoke(key_id: KeyId) -> None:
     async with open_data(load_settings()) as data:
-        await data.keys.revoke(None, key_id)
+        await data.keys.revoke(None, key_id, actor())
 
 
 def _show(new: "NewKey") -> None:

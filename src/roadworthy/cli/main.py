@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from roadworthy.cli import doctor, keys, runs, serve, version
+from roadworthy.cli import audit, budgets, doctor, keys, rates, runs, serve, usage, version
 from roadworthy.cli.output import hint
 from roadworthy.domain.errors import ConfigError, InvalidRequest, RoadworthyError
 
@@ -26,6 +26,10 @@ app = typer.Typer(
 app.command(name="serve")(serve.serve)
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
+app.add_typer(budgets.app, name="budgets")
+app.add_typer(rates.app, name="rates")
+app.command(name="usage")(usage.usage)
+app.command(name="audit")(audit.audit)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="version")(version.version)
 

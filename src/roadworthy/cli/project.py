@@ -44,7 +44,8 @@ def assistant_models(settings: "Settings", target: str | None) -> Sequence[str]:
         return []
     from roadworthy.agents.models import DEFAULT_MODEL
 
-    return [settings.model or DEFAULT_MODEL, *([settings.fallback_model] if settings.fallback_model else [])]
+    others = (settings.fallback_model, settings.summary_model, settings.cheap_model)
+    return list(dict.fromkeys([settings.model or DEFAULT_MODEL, *(model for model in others if model)]))
 
 
 def _source(target: str | None) -> Source | None:

@@ -13,6 +13,7 @@ from roadworthy.cli.environment import load_settings
 from roadworthy.cli.output import hint, iso, moment, say, say_json, say_table
 from roadworthy.domain.errors import NotFound
 from roadworthy.domain.ids import parse_run_id, parse_tenant_id
+from roadworthy.domain.money import usd, usd_text
 from roadworthy.domain.run import CancelReason, Run, RunStatus
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def list_(
         say_json([_as_json(run) for run in found])
         return
     say_table(
-        ("RUN ID", "STATUS", "CODE", "AGENT", "TENANT", "USER", "THREAD", "CREATED", "FINISHED", "ATTEMPT"),
+        ("RUN ID", "STATUS", "CODE", "AGENT", "TENANT", "USER", "THREAD", "CREATED", "FINISHED", "ATTEMPT", "COST"),
         [_row(run) for run in found],
     )
 
@@ -94,6 +95,7 @@ async def _get(data: "OperatorData", run_id: str) -> Run:
 
 def _row(run: Run) -> tuple[str, ...]:
     error = run.result.error
+    cost = run.result.usage.known_cost_nanos
     return (
         run.run_id,
         run.status.value,
@@ -105,6 +107,7 @@ def _row(run: Run) -> tuple[str, ...]:
         moment(run.created_at),
         moment(run.finished_at),
         str(run.attempt),
+        "unknown" if cost is None else usd_text(cost),
     )
 
 
@@ -133,4 +136,6 @@ def _as_json(run: Run) -> "dict[str, JsonValue]":
         "input_tokens": usage.tokens.input,
         "output_tokens": usage.tokens.output,
         "usage_estimated": usage.estimated,
+        "cost_usd": None if usage.known_cost_nanos is None else usd(usage.known_cost_nanos),
+        "unpriced_calls": usage.unpriced,
     }

@@ -106,19 +106,14 @@ def _settle_heap() -> None:
 
 def _app(settings: "Settings", container: "Container") -> "ASGIApp":
     from roadworthy import __version__
-    from roadworthy.app import build_app, http_limits
-    from roadworthy.http.deps import Services
+    from roadworthy.app import build_app, http_limits, services_of
 
-    services = Services(
-        runs=container.runs,
-        streams=container.streams,
-        threads=container.threads,
-        keys=container.keys,
-        agents=container.agents,
-        readiness=container.readiness,
-    )
     return build_app(
-        services, http_limits(settings), auth=settings.auth, version=__version__, api_version=settings.api_version
+        services_of(container),
+        http_limits(settings),
+        auth=settings.auth,
+        version=__version__,
+        api_version=settings.api_version,
     )
 
 

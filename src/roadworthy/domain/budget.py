@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from roadworthy.domain.errors import BudgetExceeded, SpentBudget
 from roadworthy.domain.ids import AgentName, BudgetId, KeyId, RunId, TenantId
+from roadworthy.domain.money import usd_text
 from roadworthy.domain.principal import Owner
 
 # A budget's limit warns at this part of it, unless its soft limit says otherwise.
@@ -35,6 +37,15 @@ class BudgetWindow(StrEnum):
     WEEK = "week"
     MONTH = "month"
     TOTAL = "total"
+
+
+_ADJECTIVES = {
+    BudgetWindow.RUN: "",
+    BudgetWindow.DAY: "daily ",
+    BudgetWindow.WEEK: "weekly ",
+    BudgetWindow.MONTH: "monthly ",
+    BudgetWindow.TOTAL: "total ",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +91,13 @@ class Budget:
     time_zone: str
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def warns_at_nanos(self) -> int | None:
+        """From how much on it warns: its soft limit, else a part of its limit; None when it has neither."""
+        if self.soft_nanos is not None or self.limit_nanos is None:
+            return self.soft_nanos
+        return self.limit_nanos * SOFT_PERCENT // 100
 
     def period_for(self, spender: Spender, moment: datetime) -> "BudgetPeriod | None":
         """What a call of ``spender`` that begins at ``moment`` counts towards; None when the budget is not theirs."""
@@ -175,3 +193,22 @@ class Exhausted:
     """Nothing was reserved: a budget is spent."""
 
     balance: BudgetBalance
+
+
+def exceeded(balance: BudgetBalance) -> BudgetExceeded:
+    """The refusal that a spent period causes: which budget, how much, and when it begins anew. Names no one."""
+    budget = balance.period.budget
+    allowed, ends_at = balance.allowed_nanos or 0, balance.period.ends_at
+    spent = SpentBudget(
+        scope=budget.scope.value,
+        window=budget.window.value,
+        allowed_nanos=allowed,
+        spent_nanos=balance.spent_nanos,
+        resets_at=ends_at,
+    )
+    until = "" if ends_at is None else f"; it begins anew at {ends_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return BudgetExceeded(
+        f"the {_ADJECTIVES[budget.window]}budget of this {budget.scope.value} is used up: "
+        f"{usd_text(balance.spent_nanos)} of {usd_text(allowed)}{until}",
+        spent=spent,
+    )

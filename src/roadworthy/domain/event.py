@@ -111,10 +111,11 @@ class InterruptRaised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
-    """The last event of a run, derived from its row."""
+    """The last event of a run, derived from its row. ``usage``: the sum over all of its model calls."""
 
     status: RunStatus
     error: RunError | None
+    usage: Usage = Usage()
 
 
 RunEvent: TypeAlias = (

@@ -22,6 +22,7 @@ _THREAD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[A-Za-z0-9._:@|+-]{1,128}")
 _AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY_ID = re.compile(r"[0-9A-Za-z]{12}|given-[0-9a-f]{12}")
 
 
 def parse_thread_id(text: str) -> ThreadId:
@@ -71,6 +72,17 @@ def parse_agent_name(text: str) -> AgentName:
     if not _AGENT_NAME.fullmatch(text):
         raise InvalidRequest("an agent's name must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
     return AgentName(text)
+
+
+def parse_key_id(text: str) -> KeyId:
+    """Check the id of an API key, which lists show; not the key itself.
+
+    Raises:
+        InvalidRequest: it is neither 12 letters and digits nor the id of a given admin key.
+    """
+    if not _KEY_ID.fullmatch(text):
+        raise InvalidRequest("a key's id is 12 letters and digits, as `roadworthy keys list` shows it")
+    return KeyId(text)
 
 
 def new_id() -> str:

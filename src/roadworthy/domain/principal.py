@@ -37,12 +37,13 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """An authenticated caller. ``agents`` None means every agent."""
+    """An authenticated caller. ``agents`` None means every agent. ``expires_at``: when its key ends, if it does."""
 
     owner: Owner
     scopes: frozenset[Scope]
     key_id: KeyId | None = None
     agents: frozenset[AgentName] | None = None
+    expires_at: datetime | None = None
 
     def require(self, scope: Scope) -> None:
         """Check one permission; ``admin`` holds all of them.

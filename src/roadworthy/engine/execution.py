@@ -26,10 +26,16 @@ from roadworthy.domain.run import CancelReason, InputKind, Run, RunError, RunRes
 from roadworthy.domain.usage import ModelCall
 from roadworthy.engine.cancellation import StopSignal
 from roadworthy.engine.metering import Meter
+from roadworthy.engine.settlements import Settlements
+from roadworthy.engine.spending import AttemptSpending, Purse, open_spending
 from roadworthy.engine.tally import Tally
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.event_log import EventLog, EventWriter
+from roadworthy.ports.ledger import Ledger
+from roadworthy.ports.policies import PolicyStore
+from roadworthy.ports.prices import PriceBook
 from roadworthy.ports.queue import RunQueue
+from roadworthy.ports.rate_limit import RateCounters
 from roadworthy.ports.runtime import (
     AgentRuntime,
     Caps,
@@ -41,7 +47,6 @@ from roadworthy.ports.runtime import (
     Progress,
     RuntimeEvent,
 )
-from roadworthy.ports.store import Ledger
 from roadworthy.ports.telemetry import Telemetry
 
 Written = TypeVar("Written")
@@ -67,6 +72,23 @@ class Surroundings:
     telemetry: Telemetry
     caps: Caps
     idle_timeout: timedelta
+    prices: PriceBook
+    policies: PolicyStore
+    rates: RateCounters
+    settlements: Settlements
+    reserved_output_tokens: int
+
+    @property
+    def purse(self) -> Purse:
+        """What the spending of an attempt uses of it."""
+        return Purse(
+            ledger=self.ledger,
+            prices=self.prices,
+            policies=self.policies,
+            clock=self.clock,
+            settlements=self.settlements,
+            reserved_output_tokens=self.reserved_output_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +151,14 @@ class Attempt:
         """Run the attempt. ``on_ended`` is told the final row (None: given back or lost) and the failure, if any,
         as soon as both are stored; threads of the attempt may still be busy then.
         """
+        around = self._around
         async with asyncio.TaskGroup() as group:
-            meter = self._meter = Meter(self._around.ledger, group, self.run)
             writer = self._writer = await self._open()
-            async with self._prepare() as execution:
+            spending = await open_spending(self.run, around.purse, self._note_progress)
+            meter = self._meter = Meter(
+                self.run, group, spending=spending, ledger=around.ledger, rates=around.rates, telemetry=around.telemetry
+            )
+            async with self._prepare(spending) as execution:
                 self.execution = execution
                 if self._draining:
                     execution.drain()
@@ -147,6 +173,7 @@ class Attempt:
     async def _open(self) -> EventWriter:
         void: Collection[str] = ()
         if self.run.attempt > 1:
+            await self._around.ledger.settle_lost(self.run)
             calls = await self._around.ledger.of_run(self.run.owner, self.run.run_id)
             seen = await self._around.log.read(self.run)
             self._tally.inherit(seen, calls)
@@ -178,8 +205,13 @@ class Attempt:
         surviving = await self._around.runtime.surviving(self.run, shown.keys())
         return [message_id for message_id in shown if message_id not in surviving]
 
-    def _prepare(self) -> AbstractAsyncContextManager[Execution]:
-        return self._around.runtime.execution(self.run, caps=self._caps_left(), first_on_thread=self.run.ord == 1)
+    def _prepare(self, spending: AttemptSpending) -> AbstractAsyncContextManager[Execution]:
+        return self._around.runtime.execution(
+            self.run,
+            caps=self._caps_left(),
+            first_on_thread=self.run.ord == 1,
+            spending=spending if spending.applies else None,
+        )
 
     def _caps_left(self) -> Caps:
         """Calls are bounded for the run, whatever its attempts; steps for an attempt, which repeats only the last."""
@@ -195,7 +227,7 @@ class Attempt:
         outcome: Outcome | None = None
         try:
             async for event in execution.events():
-                self._last_progress = self._around.clock.monotonic()
+                self._note_progress()
                 if isinstance(event, Completed | Paused | Drained):
                     outcome = event
                 elif not self._concluding:
@@ -208,15 +240,17 @@ class Attempt:
             return failed
         return outcome if outcome is not None else AgentFailed("the agent ended without a result")
 
+    def _note_progress(self) -> None:
+        self._last_progress = self._around.clock.monotonic()
+
     def _take(self, event: RuntimeEvent, writer: EventWriter, meter: Meter) -> None:
         match event:
             case Progress():
                 pass
             case ModelCall():
                 self._model_answered = self._model_answered or event.outcome == "complete"
-                total = self._tally.count(event)
-                meter.record(event)
-                writer.append(UsageReported(call=event, total=total))
+                call = meter.record(event)
+                writer.append(UsageReported(call=call, total=self._tally.count(call)))
             case Completed() | Paused() | Drained():
                 pass
             case _:
@@ -298,6 +332,7 @@ class Attempt:
             return await self._finish(verdict, verdict.status, writer.take_unflushed(), meter)
         if not verdict.lost:
             await self._insist(meter.flush)
+            await meter.release()
             await self._insist(lambda: self._around.queue.release(self._lease))
         self._tell(None)
         return None
@@ -317,6 +352,7 @@ class Attempt:
         final = await self._insist(lambda: self._around.queue.finish(self._lease, status, result, events=events))
         try:
             await self._insist(meter.flush)
+            await meter.release()
         finally:
             self._tell(final)
         return final

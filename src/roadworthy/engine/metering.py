@@ -1,33 +1,54 @@
-"""Writes model calls to the ledger, without holding up the graph that made them.
+"""Prices model calls and writes them to the ledger, without holding up the graph that made them.
 
 ``engine/execution.py`` records calls as they end, has every write asked for before the run's end is, and flushes before
-it tells anybody of that end, so that a final run's calls are all on record. Prices, reservations and budgets attach
-here.
+it tells anybody of that end, so that a final run's calls are all on record. What they cost and which budgets they count
+towards says ``engine/spending.py``.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
+from roadworthy.domain.budget import BudgetBalance
+from roadworthy.domain.errors import StorageUnavailable
+from roadworthy.domain.money import usd
 from roadworthy.domain.run import Run
 from roadworthy.domain.usage import ModelCall
-from roadworthy.ports.store import Ledger
+from roadworthy.engine.spending import AttemptSpending
+from roadworthy.ports.ledger import Ledger
+from roadworthy.ports.rate_limit import RateCounters
+from roadworthy.ports.telemetry import Telemetry
 
 
 class Meter:
     """One attempt's calls. ``group`` owns the writes."""
 
-    def __init__(self, ledger: Ledger, group: asyncio.TaskGroup, run: Run) -> None:
-        self._ledger = ledger
-        self._group = group
+    def __init__(
+        self,
+        run: Run,
+        group: asyncio.TaskGroup,
+        *,
+        spending: AttemptSpending,
+        ledger: Ledger,
+        rates: RateCounters,
+        telemetry: Telemetry,
+    ) -> None:
         self._run = run
+        self._group = group
+        self._spending = spending
+        self._ledger = ledger
+        self._rates = rates
+        self._telemetry = telemetry
         # Recorded and in nobody's hands; a write that failed puts its calls back here.
         self._pending: list[ModelCall] = []
         self._writing: set[asyncio.Task[None]] = set()
 
-    def record(self, call: ModelCall) -> None:
-        """Put a call on record soon."""
-        self._pending.append(call)
+    def record(self, call: ModelCall) -> ModelCall:
+        """Put a call on record soon. Returns it with its cost."""
+        priced = self._spending.priced(call)
+        self._pending.append(priced)
         self.start()
+        return priced
 
     def start(self) -> None:
         """Begin to write what is pending, without waiting for it, nor for writes that are under way."""
@@ -48,6 +69,14 @@ class Meter:
             else:
                 await self._write(self._taken())
 
+    async def release(self) -> None:
+        """Free what is held for calls that never began. After ``flush``."""
+        if not self._spending.holding:
+            return
+        with suppress(StorageUnavailable):  # swept later: the run is no longer executed then
+            await self._ledger.release(self._run)
+            self._spending.released()
+
     async def _write_soon(self, calls: Sequence[ModelCall]) -> None:
         try:
             await self._write(calls)
@@ -56,10 +85,35 @@ class Meter:
 
     async def _write(self, calls: Sequence[ModelCall]) -> None:
         try:
-            await self._ledger.append(self._run, calls)
+            crossed = await self._ledger.append(self._run, calls, self._spending.charges(calls))
         except BaseException:
             self._pending[:0] = calls
             raise
+        self._spending.settled(calls)
+        for balance in crossed:
+            self._warn(balance)
+        await self._count_tokens(calls)
+
+    async def _count_tokens(self, calls: Sequence[ModelCall]) -> None:
+        used = sum(call.tokens.total for call in calls)
+        if used:
+            for limit in self._spending.token_limits:
+                await self._rates.add(limit, used)
+
+    def _warn(self, balance: BudgetBalance) -> None:
+        budget, allowed, warns_at = balance.period.budget, balance.allowed_nanos, balance.period.budget.warns_at_nanos
+        self._telemetry.worker_note(
+            "budget_soft_limit",
+            tenant=budget.tenant,
+            budget_id=budget.budget_id,
+            scope=budget.scope.value,
+            subject=balance.period.subject,
+            window=budget.window.value,
+            run_id=self._run.run_id,
+            spent_usd=usd(balance.spent_nanos),
+            warns_at_usd=None if warns_at is None else usd(warns_at),
+            allowed_usd=None if allowed is None else usd(allowed),
+        )
 
     def _taken(self) -> Sequence[ModelCall]:
         calls, self._pending = tuple(self._pending), []

@@ -3,6 +3,8 @@
 Called by ``bootstrap`` before the worker starts (on SQLite every running row is an orphan then).
 """
 
+from dataclasses import replace
+
 from roadworthy.domain.run import Run, RunError, RunStatus
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.tally import orphan_result
@@ -27,6 +29,8 @@ async def reap_orphans(around: Surroundings) -> int:
             revived += await around.queue.reap(run, losses=losses, progress_mark=mark) is not None
             continue
         status, error = ending
+        # There is no next attempt to do it: all that were made are earlier ones.
+        await around.ledger.settle_lost(replace(run, attempt=run.attempt + 1))
         calls = await around.ledger.of_run(run.owner, run.run_id)
         result = orphan_result(await around.log.read(run), calls, error)
         ended = await around.queue.end_orphan(run, status, result)

@@ -11,6 +11,8 @@ from datetime import timedelta
 
 from roadworthy.domain.errors import Draining, ProviderUnavailable, RoadworthyError, StorageUnavailable
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run, RunError, RunResult, RunStatus
 from roadworthy.engine.cancellation import Handover, StopSignals
 from roadworthy.engine.execution import Attempt, Surroundings
@@ -93,15 +95,21 @@ class Worker:
                 for task in self._tasks:
                     task.cancel()
 
-    async def submit(self, run: Run, *, idempotency: IdempotencyRecord | None) -> Accepted:
+    async def submit(
+        self, run: Run, *, idempotency: IdempotencyRecord | None, at_once: Sequence[AppliedLimit] = ()
+    ) -> Accepted:
         """See the port."""
         if self._group is None:
             raise Draining(_CLOSING)
-        task = self._group.create_task(self._accept(run, idempotency))
+        task = self._group.create_task(self._accept(run, idempotency, at_once))
         outcome = await asyncio.shield(task)
         if isinstance(outcome, Accepted):
             return outcome
         raise outcome
+
+    async def find_replay(self, owner: Owner, record: IdempotencyRecord) -> Run | None:
+        """See the port."""
+        return await self._around.queue.find_replay(owner, record)
 
     async def stop(self, run: Run, reason: CancelReason) -> Run:
         """See the port."""
@@ -149,7 +157,9 @@ class Worker:
             self._queueing -= queueing
             self._idle.set()
 
-    async def _accept(self, run: Run, idempotency: IdempotencyRecord | None) -> Accepted | Exception:
+    async def _accept(
+        self, run: Run, idempotency: IdempotencyRecord | None, at_once: Sequence[AppliedLimit]
+    ) -> Accepted | Exception:
         """A task of the worker's own, so that a caller who leaves cannot come between the commit and the start."""
         if self._draining or self._group is None:
             return Draining(_CLOSING)
@@ -162,6 +172,7 @@ class Worker:
                     claim_for=self._around.worker if reserved else None,
                     max_pending=self._limits.queue_size,
                     idempotency=idempotency,
+                    at_once=at_once,
                 )
             except Exception as error:  # noqa: BLE001 -- worker loop: raised to the caller by ``submit``
                 if reserved:

@@ -1,6 +1,7 @@
 """Authorization header → Principal. The first thing a route does, before a byte of the body is read.
 
-Called by every route through ``Caller``, its first parameter; calls ``services/keys.py``. No key is logged or echoed.
+Called by every route through ``Caller``, its first parameter; calls ``services/identity.py``. No credential is logged
+or echoed.
 """
 
 import ipaddress
@@ -19,6 +20,7 @@ from roadworthy.http.deps import Services, web_of
 ON_BEHALF_OF = "X-On-Behalf-Of"
 LOCAL = Principal(owner=Owner(tenant=TenantId("default"), user=UserId("local")), scopes=frozenset(Scope))
 _MAX_KEY = 512
+_MAX_BEARER = 8 * 1024  # tokens of an identity provider carry claims
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,17 +33,17 @@ class Call:
 
 
 async def authenticate(request: Request) -> Call:
-    """Find out who is calling: the owner of the key, or the user for whom a backend's key speaks.
+    """Find out who is calling: the owner of the key or token, or the user for whom a backend speaks.
 
     Raises:
-        Unauthenticated: no key, several different ones, or one that opens nothing.
+        Unauthenticated: no credential, several different ones, or one that opens nothing.
         PermissionDenied: ``X-On-Behalf-Of`` without the scope for it; a foreign host name on a server without auth.
         InvalidRequest: ``X-On-Behalf-Of`` is no user name.
     """
     web = web_of(request)
     await web.turnstile.enter()
     if web.auth:
-        principal = await web.services.keys.authenticate(_key_of(request))
+        principal = await web.services.identity.authenticate(_credential_of(request))
     else:
         _require_local_host(request)
         principal = LOCAL
@@ -65,24 +67,26 @@ def require_authenticated(request: Request) -> None:
 Caller = Annotated[Call, Depends(authenticate)]
 
 
-def _key_of(request: Request) -> str:
+def _credential_of(request: Request) -> str:
     keys = {key.strip() for key in request.headers.getlist("x-api-key")}
+    bearers: set[str] = set()
     for value in request.headers.getlist("authorization"):
         scheme, _, token = value.strip().partition(" ")
         if scheme.lower() == "bearer":
-            keys.add(token.strip())
-    if not keys:
+            bearers.add(token.strip())
+    found = keys | bearers
+    if not found:
         raise Unauthenticated("An API key is required: send it as `Authorization: Bearer …` or `x-api-key`.")
-    if len(keys) > 1:
+    if len(found) > 1:
         raise Unauthenticated("The request carries two different API keys.")
-    key = keys.pop()
-    if not key or len(key) > _MAX_KEY or not key.isascii():
+    text = found.pop()
+    if not text or len(text) > (_MAX_KEY if keys else _MAX_BEARER) or not text.isascii():
         raise Unauthenticated("The API key is not valid.")
-    return key
+    return text
 
 
 def _on_behalf_of(principal: Principal, user: str) -> Principal:
-    """The named user, with what a user's own key may do: no more, no less, whatever else the backend's key may."""
+    """The named user, with what a user's own key may do: no more, no less, whatever else the backend may."""
     principal.require(Scope.RUNS_ON_BEHALF)
     try:
         owner = replace(principal.owner, user=parse_user_id(user))

@@ -14,11 +14,16 @@ from starlette.requests import Request
 from roadworthy.http.readiness import RecentProblems
 from roadworthy.http.turnstile import Turnstile
 from roadworthy.services.agents import Agents
+from roadworthy.services.audit import AuditTrail
+from roadworthy.services.budgets import Budgets
+from roadworthy.services.identity import Identity
 from roadworthy.services.keys import Keys
+from roadworthy.services.limits import Limits
 from roadworthy.services.readiness import Readiness
 from roadworthy.services.runs import Runs
 from roadworthy.services.streams import Streams
 from roadworthy.services.threads import Threads
+from roadworthy.services.usage import UsageReports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +34,12 @@ class Services:
     streams: Streams
     threads: Threads
     keys: Keys
+    identity: Identity
     agents: Agents
+    budgets: Budgets
+    limits: Limits
+    usage: UsageReports
+    audit: AuditTrail
     readiness: Readiness
 
 

@@ -14,6 +14,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from starlette.routing import compile_path
 
+from roadworthy.domain.budget import BudgetScope, BudgetWindow
+from roadworthy.http import rate_headers
 from roadworthy.http.auth import ON_BEHALF_OF
 from roadworthy.http.middleware import REQUEST_ID
 from roadworthy.http.problems import MEDIA_TYPE
@@ -24,7 +26,7 @@ _COMPONENT = "#/components/schemas/"
 _MEANING: Final[Mapping[int, str]] = {
     400: "The body is not the JSON it claims to be.",
     401: "No usable API key.",
-    402: "A budget is used up.",
+    402: "A budget is used up; `budget` says which one. Waiting helps only when it has a `resets_at`.",
     403: "The key may not do this.",
     404: "It does not exist for this caller.",
     408: "The body did not arrive in time.",
@@ -62,6 +64,18 @@ _PROBLEM: Final[dict[str, Any]] = {
                 "properties": {"field": {"type": "string"}, "message": {"type": "string"}},
             },
         },
+        "budget": {
+            "type": "object",
+            "description": "The budget that kept the run from being accepted.",
+            "required": ["scope", "window", "limit_usd", "spent_usd", "resets_at"],
+            "properties": {
+                "scope": {"type": "string", "enum": [scope.value for scope in BudgetScope]},
+                "window": {"type": "string", "enum": [window.value for window in BudgetWindow]},
+                "limit_usd": {"type": "number"},
+                "spent_usd": {"type": "number"},
+                "resets_at": {"type": ["string", "null"], "format": "date-time"},
+            },
+        },
     },
 }
 _SECURITY_SCHEMES: Final[dict[str, Any]] = {
@@ -72,6 +86,14 @@ _HEADERS: Final[dict[str, Any]] = {
     REQUEST_ID: {"description": "Names the request in logs and problems.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
     "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
+    rate_headers.POLICY: {
+        "description": "The caller's rate limits, when there are any (IETF draft ratelimit-headers).",
+        "schema": {"type": "string", "examples": ['"requests-per-key";q=60;w=60']},
+    },
+    rate_headers.STATUS: {
+        "description": "What is left of them, and in how many seconds something is free again.",
+        "schema": {"type": "string", "examples": ['"requests-per-key";r=59;t=60']},
+    },
 }
 _PARAMETERS: Final[dict[str, Any]] = {
     ON_BEHALF_OF: {
@@ -132,8 +154,9 @@ def _completed(document: dict[str, Any], schemas: Mapping[str, Mapping[str, Any]
     if auth:
         components["securitySchemes"] = _SECURITY_SCHEMES
     for operation in _operations(document):
+        rated = "429" in operation["responses"]
         for status, response in operation["responses"].items():
-            response.setdefault("headers", {}).update(_headers_of(status))
+            response.setdefault("headers", {}).update(_headers_of(status, rated=rated))
         for parameter in operation.setdefault("parameters", []):
             parameter["schema"] = _given(parameter["schema"])
         if PUBLIC not in operation.get("tags", ()):
@@ -157,8 +180,11 @@ def _given(schema: dict[str, Any]) -> dict[str, Any]:
             return schema
 
 
-def _headers_of(status: str) -> dict[str, Any]:
+def _headers_of(status: str, *, rated: bool) -> dict[str, Any]:
+    """``rated``: of an operation that rate limits apply to."""
     names = [REQUEST_ID]
+    if rated and (status.startswith("2") or status == "429"):
+        names += [rate_headers.POLICY, rate_headers.STATUS]
     if status in _RETRYABLE:
         names.append("Retry-After")
     if status == "401":

@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from roadworthy.domain import errors
+from roadworthy.domain.money import usd
 from roadworthy.http.encoding import to_json
+from roadworthy.http.rate_headers import rate_headers
 
 MEDIA_TYPE = "application/problem+json"
 MAX_FIELD_ERRORS = 20
@@ -107,13 +109,27 @@ def _of_ours(exc: errors.RoadworthyError, more: Mapping[str, object]) -> Problem
             headers["WWW-Authenticate"] = "Bearer"
         case errors.LimitExceeded(retry_after=timedelta() as delay) | errors.Unavailable(retry_after=delay):
             headers["Retry-After"] = retry_after(delay)
+        case errors.BudgetExceeded(spent=errors.SpentBudget() as spent):
+            more = {"budget": _budget(spent), **more}
         case errors.InvalidRequest(field=str() as name):
             fields = [(name, exc.message)]
         case _:
             pass
+    if isinstance(exc, errors.RateLimited):
+        headers.update(rate_headers(exc.rates))
     return Problem(
         status=status_of(type(exc)), code=exc.code, detail=exc.message, fields=fields, headers=headers, more=more
     )
+
+
+def _budget(spent: errors.SpentBudget) -> Mapping[str, object]:
+    return {
+        "scope": spent.scope,
+        "window": spent.window,
+        "limit_usd": usd(spent.allowed_nanos),
+        "spent_usd": usd(spent.spent_nanos),
+        "resets_at": spent.resets_at,
+    }
 
 
 def _of_validation(exc: RequestValidationError) -> Problem:

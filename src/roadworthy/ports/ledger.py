@@ -85,7 +85,7 @@ class Ledger(Protocol):
     async def settle_lost(self, run: Run) -> Sequence[ModelCall]:
         """Record the calls that earlier attempts of the run were in the middle of when their worker died.
 
-        Each becomes a call with outcome ``lost``: estimated, its cost what was reserved for its input. Idempotent.
+        Each becomes a call with outcome ``lost``: estimated, its cost all that was reserved for it. Idempotent.
         """
         ...
 

@@ -76,11 +76,13 @@ class PlannedCall:
 class Spending(Protocol):
     """What the runtime asks before each model call when a budget applies. Adapter: ``engine/spending.py``.
 
-    Belongs to the engine's event loop; ``refusal`` is safe from any thread.
+    Belongs to the engine's event loop; ``refusal`` and ``ended`` are safe from any thread.
     """
 
-    async def reserve(self, call: PlannedCall) -> None:
+    async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
         """Hold money for a call, waiting while calls in flight hold what is left.
+
+        Not ``patient``: hold nothing rather than wait, for whoever may be waited for by what holds the rest.
 
         Raises:
             BudgetExceeded: nothing is left; the call must not be made.
@@ -91,6 +93,10 @@ class Spending(Protocol):
 
     def refusal(self) -> BudgetExceeded | None:
         """Why no further call may be made, as far as is known without asking; for calls that cannot wait."""
+        ...
+
+    def ended(self, call: ModelCall) -> None:
+        """Told as soon as a call has ended, for ``refusal``; it is told among the events as well."""
         ...
 
 

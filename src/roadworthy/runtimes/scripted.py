@@ -19,7 +19,17 @@ from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import Message, ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
-from roadworthy.ports.runtime import Caps, Completed, Drained, Execution, Paused, Progress, RuntimeEvent
+from roadworthy.ports.runtime import (
+    Caps,
+    Completed,
+    Drained,
+    Execution,
+    Paused,
+    PlannedCall,
+    Progress,
+    RuntimeEvent,
+    Spending,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +48,7 @@ class Stuck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A model call is under way; it stays open until its ModelCall comes."""
+    """A model call is under way, once its money is reserved; it stays open until its ModelCall comes."""
 
     call: ModelCall
 
@@ -138,11 +148,12 @@ class ScriptedRuntime:
         *,
         caps: Caps,  # noqa: ARG002 -- port
         first_on_thread: bool,  # noqa: ARG002 -- port
+        spending: Spending | None = None,
     ) -> AsyncGenerator[Execution]:
         """See ``ports.runtime.AgentRuntime.execution``."""
         if run.rollback_of is not None:
             self._erase_run(_ref(run), run.rollback_of)
-        execution = ScriptedExecution(self, run, self._script_of(run))
+        execution = ScriptedExecution(self, run, self._script_of(run), spending)
         self.executions.append(execution)
         try:
             yield execution
@@ -208,13 +219,14 @@ class ScriptedRuntime:
 class ScriptedExecution:
     """See ``ports.runtime.Execution``. Tests read ``run``, ``drained``, ``fenced`` and ``cancelled``."""
 
-    def __init__(self, runtime: ScriptedRuntime, run: Run, script: Script) -> None:
+    def __init__(self, runtime: ScriptedRuntime, run: Run, script: Script, spending: Spending | None = None) -> None:
         self.run = run
         self.drained = False
         self.fenced = False
         self.cancelled = False
         self._runtime = runtime
         self._script = script
+        self._spending = spending
         self._open: dict[str, ModelCall] = {}
         self._stuck: list[asyncio.Event] = []
         self._texts: dict[str, str] = {}
@@ -262,10 +274,12 @@ class ScriptedExecution:
                 case Stuck():
                     self._stuck.append(self._runtime.gate(step.gate))
                 case Begun():
-                    self._open[step.call.call_id] = step.call
+                    await self._begin(step.call)
                 case Fail():
                     raise _named(step.error)
                 case _:
+                    if isinstance(step, ModelCall) and step.call_id not in self._open:
+                        await self._begin(step)
                     self._note(step)
                     yield step
                     if isinstance(step, Progress) and self.drained:
@@ -280,12 +294,28 @@ class ScriptedExecution:
             position += 1
         return self._script[position:]
 
+    async def _begin(self, call: ModelCall) -> None:
+        if self._spending is not None:
+            await self._spending.reserve(
+                PlannedCall(
+                    call_id=call.call_id,
+                    node=call.node,
+                    provider=call.provider,
+                    model=call.model,
+                    input_tokens=call.tokens.input,
+                    max_output_tokens=call.tokens.output,
+                )
+            )
+        self._open[call.call_id] = call
+
     def _note(self, event: RuntimeEvent) -> None:
         match event:
             case ContentDelta():
                 self._texts[event.message_id] = self._texts.get(event.message_id, "") + event.text
             case ModelCall():
                 self._open.pop(event.call_id, None)
+                if self._spending is not None:
+                    self._spending.ended(event)
             case Progress() | InterruptRaised() | Completed() | Paused():
                 if self.fenced:
                     raise LeaseLost("the attempt lost its lease and may not write any more")

@@ -12,18 +12,22 @@ import secrets
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.errors import ConfigError, NotFound, Unauthenticated
 from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
 from roadworthy.domain.principal import USER_SCOPES, ApiKey, Owner, Principal, Scope
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.store import KeyStore
+from roadworthy.services.key_rights import require_rights
 
 PREFIX = "rw_live_"
 DEFAULT_TENANT = TenantId("default")
 ADMIN_USER = UserId("admin")
 ALL_SCOPES = frozenset(Scope)
+# Who makes keys at a start.
+SERVER = Actor(name="server")
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID, _SECRET, _CHECKSUM = 12, 32, 6
@@ -73,7 +77,9 @@ class Keys:
         if not key.usable_at(self._clock.now()):
             raise Unauthenticated(_REFUSED)
         self._used[key.key_id] = key.owner.tenant
-        return Principal(owner=key.owner, scopes=key.scopes, key_id=key.key_id, agents=key.agents)
+        return Principal(
+            owner=key.owner, scopes=key.scopes, key_id=key.key_id, agents=key.agents, expires_at=key.expires_at
+        )
 
     async def note_uses(self) -> None:
         """Store which keys were used since the last call: beside the requests, never in their way.
@@ -88,50 +94,95 @@ class Keys:
     async def create(
         self,
         owner: Owner,
+        actor: Actor,
         *,
         name: str = "",
         scopes: frozenset[Scope] = USER_SCOPES,
         agents: frozenset[AgentName] | None = None,
         expires_in: timedelta | None = None,
     ) -> NewKey:
-        """Make a key and store its digest.
+        """Make a key and store its digest, for an operator who may do everything.
 
         Raises:
             StorageUnavailable: it was not stored.
         """
-        while True:
-            text = _generate()
-            key = self._key(text, KeyId(text[len(PREFIX) :][:_ID]), owner, name, scopes, agents, expires_in)
-            if await self._store.insert(key):
-                return NewKey(key=key, text=text)
+        return await self._make(owner, actor, name, scopes, agents, self._end_of(expires_in))
 
-    async def rotate(self, tenant: TenantId | None, key_id: KeyId, *, grace: timedelta) -> NewKey:
+    async def grant(
+        self,
+        principal: Principal,
+        owner: Owner,
+        actor: Actor,
+        *,
+        name: str = "",
+        scopes: frozenset[Scope] = USER_SCOPES,
+        agents: frozenset[AgentName] | None = None,
+        expires_in: timedelta | None = None,
+    ) -> NewKey:
+        """Make a key for a caller: never one that reaches further than the caller's own.
+
+        Raises:
+            PermissionDenied: the caller may make no keys, or not this one; the message says which part of it.
+            StorageUnavailable: it was not stored.
+        """
+        principal.require(Scope.KEYS_WRITE)
+        expires_at = self._end_of(expires_in)
+        require_rights(principal, owner=owner, scopes=scopes, agents=agents, expires_at=expires_at)
+        return await self._make(owner, actor, name, scopes, agents, expires_at)
+
+    async def rotate(self, tenant: TenantId | None, key_id: KeyId, actor: Actor, *, grace: timedelta) -> NewKey:
         """A new key with the rights and the lifetime of an old one, which stays usable for ``grace``.
 
         Raises:
             NotFound: there is no such usable key.
         """
-        old = await self._store.find(key_id)
-        now = self._clock.now()
-        if old is None or (tenant is not None and old.owner.tenant != tenant) or not old.usable_at(now):
-            raise NotFound(f"there is no usable key {key_id}")
-        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
-        new = await self.create(old.owner, name=old.name, scopes=old.scopes, agents=old.agents, expires_in=lifetime)
-        ends = now + grace
-        expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
-        await self._store.end(tenant, key_id, revoked_at=None, expires_at=expires_at)
-        self._cache.pop(key_id, None)
-        return new
+        return await self._replace(await self._usable(tenant, key_id), actor, grace, None)
 
-    async def revoke(self, tenant: TenantId | None, key_id: KeyId) -> None:
+    async def rotate_as(self, principal: Principal, key_id: KeyId, actor: Actor, *, grace: timedelta) -> NewKey:
+        """The same for a caller, who must have all that the old key has: the new one is handed to the caller.
+
+        It ends with the caller's own key at the latest.
+
+        Raises:
+            PermissionDenied: the caller may make no keys, or the key reaches further than the caller's.
+            NotFound: there is no such usable key in the caller's tenant.
+        """
+        principal.require(Scope.KEYS_WRITE)
+        old = await self._usable(principal.owner.tenant, key_id)
+        require_rights(principal, owner=old.owner, scopes=old.scopes, agents=old.agents, expires_at=old.expires_at)
+        return await self._replace(old, actor, grace, principal.expires_at)
+
+    async def revoke(self, tenant: TenantId | None, key_id: KeyId, actor: Actor) -> None:
         """End a key now; running servers notice within seconds.
 
         Raises:
             NotFound: there is no such key.
         """
-        if not await self._store.end(tenant, key_id, revoked_at=self._clock.now(), expires_at=None):
+        if not await self._store.end(tenant, key_id, actor, revoked_at=self._clock.now(), expires_at=None):
             raise NotFound(f"there is no key {key_id}")
         self._cache.pop(key_id, None)
+
+    async def revoke_as(self, principal: Principal, key_id: KeyId, actor: Actor) -> None:
+        """The same for a caller, who must have all that the key has, or the scope ``admin``.
+
+        Raises:
+            PermissionDenied: the caller may end no keys, or the key reaches further than the caller's.
+            NotFound: there is no such key in the caller's tenant.
+        """
+        principal.require(Scope.KEYS_WRITE)
+        key = await self._found(principal.owner.tenant, key_id)
+        if Scope.ADMIN not in principal.scopes:
+            require_rights(principal, owner=key.owner, scopes=key.scopes, agents=key.agents, expires_at=key.expires_at)
+        await self.revoke(principal.owner.tenant, key_id, actor)
+
+    async def list_of(self, principal: Principal) -> Sequence[ApiKey]:
+        """The keys of a caller's tenant, oldest first.
+
+        Raises:
+            PermissionDenied: the caller may not see keys.
+        """
+        principal.require(Scope.KEYS_WRITE)
+        return await self._store.list(principal.owner.tenant)
 
     async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
         """Keys without their text, oldest first."""
@@ -148,7 +199,7 @@ class Keys:
             raise ConfigError(f"the admin key must be {PREFIX} and at least 8 characters of A-Z a-z 0-9 _ -")
         owner = Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER)
         given = self._key(text, key_id, owner, "given at start", ALL_SCOPES, None, None)
-        if await self._store.insert(given):
+        if await self._store.insert(given, SERVER):
             return
         stored = await self._store.find(key_id)
         problem = None if stored is None else self._admin_problem(stored, given.digest)
@@ -159,9 +210,49 @@ class Keys:
         """An admin key when there is no key at all yet, else None."""
         if await self._store.any():
             return None
-        return await self.create(
-            Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER), name="made at the first start", scopes=ALL_SCOPES
-        )
+        admin = Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER)
+        return await self.create(admin, SERVER, name="made at the first start", scopes=ALL_SCOPES)
+
+    async def _make(
+        self,
+        owner: Owner,
+        actor: Actor,
+        name: str,
+        scopes: frozenset[Scope],
+        agents: frozenset[AgentName] | None,
+        expires_at: datetime | None,
+    ) -> NewKey:
+        while True:
+            text = _generate()
+            key = self._key(text, KeyId(text[len(PREFIX) :][:_ID]), owner, name, scopes, agents, expires_at)
+            if await self._store.insert(key, actor):
+                return NewKey(key=key, text=text)
+
+    async def _replace(self, old: ApiKey, actor: Actor, grace: timedelta, latest: datetime | None) -> NewKey:
+        """``latest``: when the new key ends at the latest."""
+        ends = self._clock.now() + grace
+        lifetime = None if old.expires_at is None else old.expires_at - old.created_at
+        expires_at = _earlier(self._end_of(lifetime), latest)
+        new = await self._make(old.owner, actor, old.name, old.scopes, old.agents, expires_at)
+        old_ends = _earlier(ends, old.expires_at)
+        await self._store.end(old.owner.tenant, old.key_id, actor, revoked_at=None, expires_at=old_ends)
+        self._cache.pop(old.key_id, None)
+        return new
+
+    async def _usable(self, tenant: TenantId | None, key_id: KeyId) -> ApiKey:
+        key = await self._store.find(key_id)
+        if key is None or tenant not in (None, key.owner.tenant) or not key.usable_at(self._clock.now()):
+            raise NotFound(f"there is no usable key {key_id}")
+        return key
+
+    async def _found(self, tenant: TenantId, key_id: KeyId) -> ApiKey:
+        key = await self._store.find(key_id)
+        if key is None or key.owner.tenant != tenant:
+            raise NotFound(f"there is no key {key_id}")
+        return key
+
+    def _end_of(self, expires_in: timedelta | None) -> datetime | None:
+        return None if expires_in is None else self._clock.now() + expires_in
 
     async def _lookup(self, key_id: KeyId) -> ApiKey | None:
         now = self._clock.monotonic()
@@ -208,9 +299,8 @@ class Keys:
         name: str,
         scopes: frozenset[Scope],
         agents: frozenset[AgentName] | None,
-        expires_in: timedelta | None,
+        expires_at: datetime | None,
     ) -> ApiKey:
-        now = self._clock.now()
         return ApiKey(
             key_id=key_id,
             owner=owner,
@@ -218,14 +308,19 @@ class Keys:
             digest=self._digest(text),
             scopes=scopes,
             agents=agents,
-            created_at=now,
-            expires_at=None if expires_in is None else now + expires_in,
+            created_at=self._clock.now(),
+            expires_at=expires_at,
         )
 
 
 def is_short(text: str) -> bool:
     """Whether a key that somebody made up has so few characters that it may be guessed."""
     return len(text.removeprefix(PREFIX)) < _LONG_ENOUGH
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    """Of two ends the earlier one; None is no end."""
+    return min((end for end in (one, other) if end is not None), default=None)
 
 
 def _generate() -> str:

@@ -3,7 +3,7 @@
 Above: the dialects. Below: ``services/admission.py`` for new runs, the run store, the event log.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -23,16 +23,18 @@ from roadworthy.domain.run import (
     RunRequest,
     RunStatus,
 )
+from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.dispatch import Dispatcher
 from roadworthy.ports.event_log import EventLog
+from roadworthy.ports.ledger import Ledger
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.ports.runtime import AgentRuntime
 from roadworthy.ports.store import RunStore
 from roadworthy.services.admission import Admission
 from roadworthy.services.agents import Agents
 
-CONTINUABLE_CODES = frozenset({"limit_reached", "budget_exceeded", "needs_review"})
+CONTINUABLE_CODES = frozenset({"limit_reached", "budget_exceeded", "price_unknown", "needs_review"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Runs:
         admission: Admission,
         dispatcher: Dispatcher,
         store: RunStore,
+        ledger: Ledger,
         log: EventLog,
         clock: Clock,
         new_id: Callable[[], str],
@@ -74,6 +77,7 @@ class Runs:
         self._admission = admission
         self._dispatcher = dispatcher
         self._store = store
+        self._ledger = ledger
         self._log = log
         self._clock = clock
         self._new_id = new_id
@@ -85,8 +89,8 @@ class Runs:
         Raises:
             PermissionDenied, NotFound: the key may not, or there is no such agent.
             InvalidRequest: message, input, context or thread id do not fit.
-            Draining, QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable:
-                nothing is stored.
+            BudgetExceeded, Draining, QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch,
+                StorageUnavailable: nothing is stored.
         """
         self._admission.check(principal)
         agent = self._agents.pick(principal, command.agent)
@@ -113,6 +117,16 @@ class Runs:
         """
         principal.require(Scope.RUNS_READ)
         return await self._find(principal, run_id)
+
+    async def calls(self, principal: Principal, run_id: str) -> Sequence[ModelCall]:
+        """The model calls of an own run, of all attempts, oldest first.
+
+        Raises:
+            PermissionDenied: the key may not read runs.
+            NotFound: there is no such run for this caller.
+        """
+        run = await self.get(principal, run_id)
+        return await self._ledger.of_run(run.owner, run.run_id)
 
     async def wait(self, run: Run) -> Run:
         """The run's final row.
@@ -159,7 +173,8 @@ class Runs:
             NotFound: there is no such run for this caller.
             InvalidRequest: several questions are open and ``value`` does not say which ones it answers.
             Conflict: it does not wait for anything, or a later run has changed the thread since.
-            PermissionDenied, Draining, QueueFull, IdempotencyMismatch, StorageUnavailable: as for ``create``.
+            PermissionDenied, BudgetExceeded, Draining, QueueFull, RateLimited, IdempotencyMismatch,
+                StorageUnavailable: as for ``create``.
         """
         self._admission.check(principal)
         run = await self._find(principal, run_id)

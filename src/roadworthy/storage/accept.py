@@ -1,19 +1,28 @@
 """One transaction: store a new run and decide whether it starts, waits or is refused. Called by ``queue.py``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, QueueFull, RateLimited, ThreadBusy
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit, RateScope
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatus
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
+from roadworthy.storage import policy_statements
 from roadworthy.storage import statements as sql
 from roadworthy.storage.rows import micros, run_from, run_params
 from roadworthy.storage.tables import ERASING
-from roadworthy.storage.transaction import Transaction
+from roadworthy.storage.transaction import Statement, Transaction
 
-# When to try again, for who finds no room to wait in.
+# When to try again, for who finds no room.
 _LATER = timedelta(seconds=5)
+_UNFINISHED: Mapping[RateScope, Statement] = {
+    RateScope.KEY: policy_statements.UNFINISHED_OF_KEY,
+    RateScope.USER: policy_statements.UNFINISHED_OF_USER,
+    RateScope.TENANT: policy_statements.UNFINISHED_OF_TENANT,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,14 +33,16 @@ class Acceptance:
     claim_for: str | None
     max_pending: int
     idempotency: IdempotencyRecord | None
+    at_once: Sequence[AppliedLimit]
     now: datetime
 
     def __call__(self, tx: Transaction) -> Accepted:
         """Do it. A refusal raises, which undoes everything."""
-        if self.idempotency is not None:
-            known = self._known(tx, self.idempotency)
-            if known is not None:
-                return Accepted(run=known, replayed=True)
+        known = self._known(tx)
+        if known is not None:
+            return Accepted(run=known, replayed=True)
+        for limit in self.at_once:
+            self._check_at_once(tx, limit)
         next_ord, active, pending, agent = self._enter_thread(tx)
         claimed = active == self.run.run_id
         if agent != self.run.agent:
@@ -49,9 +60,11 @@ class Acceptance:
         tx.run(sql.INSERT_RUN, **run_params(run, worker=self.claim_for if claimed else None))
         return Accepted(run=run, superseded=superseded)
 
-    def _known(self, tx: Transaction, record: IdempotencyRecord) -> Run | None:
-        """The run that was stored under the key; None when the key is new, and now taken."""
-        owner = self.run.owner
+    def _known(self, tx: Transaction) -> Run | None:
+        """The run that was stored under the key; None when there is no key, or it is new, and now taken."""
+        owner, record = self.run.owner, self.idempotency
+        if record is None:
+            return None
         inserted = tx.run(
             sql.INSERT_IDEMPOTENCY,
             tenant=owner.tenant,
@@ -64,12 +77,16 @@ class Acceptance:
         )
         if inserted:
             return None
-        found = tx.one(sql.GET_IDEMPOTENCY, tenant=owner.tenant, owner=owner.user, key=record.key)
-        body_hash, run_id = found if found is not None else (None, None)
-        if body_hash != record.body_hash:
-            raise IdempotencyMismatch("the idempotency key was used with another body")
-        row = tx.one(sql.GET_RUN, tenant=owner.tenant, owner=owner.user, run_id=run_id)
-        return None if row is None else run_from(row)
+        return known_run(tx, owner, record)
+
+    def _check_at_once(self, tx: Transaction, limit: AppliedLimit) -> None:
+        """Count what is there, so that no counter can leak: a run whose worker died counts until it is reaped."""
+        rule, tenant = limit.limit, self.run.owner.tenant
+        (unfinished,) = tx.one(_UNFINISHED[rule.scope], tenant=tenant, subject=limit.subject) or (0,)
+        if unfinished >= rule.limit:
+            raise RateLimited(
+                f"the limit {rule.policy} is reached: {rule.limit} unfinished at once", retry_after=_LATER
+            )
 
     def _enter_thread(self, tx: Transaction) -> tuple[int, str | None, int, str]:
         """Next ordinal, active run, pending runs (a new pending one included) and agent of the thread."""
@@ -114,3 +131,19 @@ class Acceptance:
             reason=CancelReason.SUPERSEDED.value,
         )
         return active
+
+
+def known_run(tx: Transaction, owner: Owner, record: IdempotencyRecord) -> Run | None:
+    """The run that is stored under an idempotency key.
+
+    Raises:
+        IdempotencyMismatch: the key is known with another body.
+    """
+    found = tx.one(sql.GET_IDEMPOTENCY, tenant=owner.tenant, owner=owner.user, key=record.key)
+    if found is None:
+        return None
+    body_hash, run_id = found
+    if body_hash != record.body_hash:
+        raise IdempotencyMismatch("the idempotency key was used with another body")
+    row = tx.one(sql.GET_RUN, tenant=owner.tenant, owner=owner.user, run_id=run_id)
+    return None if row is None else run_from(row)

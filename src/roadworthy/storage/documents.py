@@ -74,6 +74,9 @@ def usage_from(document: Document) -> Usage:
         model_calls=document["model_calls"],
         tokens=Tokens(**document["tokens"]),
         estimated=document["estimated"],
+        cost_nanos=document.get("cost_nanos", 0),
+        # Calls were not priced before a document had this field.
+        unpriced=document.get("unpriced", document["model_calls"]),
     )
 
 
@@ -85,3 +88,8 @@ def interrupts_from(documents: list[Document]) -> tuple[Interrupt, ...]:
 def read(text: str) -> Document:
     """A stored JSON object."""
     return cast("Document", json_text.loads(text))
+
+
+def read_list(text: str) -> list[Any]:
+    """A stored JSON array."""
+    return cast("list[Any]", json_text.loads(text))

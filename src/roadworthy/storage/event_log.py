@@ -219,8 +219,10 @@ class SqlEventLog:
         if log.attempt != ended.attempt and ended.attempt > 0:
             last = await self._last_durable(ended.run_id, ended.ord)
             n = last.n if last is not None and last.attempt == ended.attempt else 0
+        result = ended.result
         return Event(
-            id=EventId(ended.ord, ended.attempt, n + 1), body=RunEnded(status=ended.status, error=ended.result.error)
+            id=EventId(ended.ord, ended.attempt, n + 1),
+            body=RunEnded(status=ended.status, error=result.error, usage=result.usage),
         )
 
     async def stored(self, run_id: RunId, after: EventId, to: EventId) -> Sequence[Event]:

@@ -39,6 +39,8 @@ def _usage_reported(document: Document) -> UsageReported:
             outcome=call["outcome"],
             started_at=datetime.fromisoformat(call["started_at"]),
             finished_at=datetime.fromisoformat(call["finished_at"]),
+            cost_nanos=call.get("cost_nanos"),
+            price_version=call.get("price_version", ""),
         ),
         total=usage_from(document["total"]),
     )

@@ -3,27 +3,40 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.ids import KeyId, TenantId
+from roadworthy.domain.json import JsonObject
 from roadworthy.domain.principal import ApiKey
+from roadworthy.ports.clock import Clock
 from roadworthy.storage import statements as sql
+from roadworthy.storage.audit import Note
 from roadworthy.storage.rows import key_from, key_params, micros, micros_or_none
 from roadworthy.storage.transaction import Database, Row, Transaction
 
 
 class SqlKeyStore:
-    """Keys as rows; only digests are stored."""
+    """Keys as rows; only digests are stored. ``clock`` dates what the audit log says about them."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     async def find(self, key_id: KeyId) -> ApiKey | None:
         """See the port."""
         row = await self._database.read(lambda tx: tx.one(sql.FIND_KEY, key_id=key_id))
         return None if row is None else key_from(row)
 
-    async def insert(self, key: ApiKey) -> bool:
-        """See the port."""
-        return await self._database.write(lambda tx: tx.run(sql.INSERT_KEY, **key_params(key))) == 1
+    async def insert(self, key: ApiKey, actor: Actor) -> bool:
+        """See the port. In the audit log it is ``key.create``."""
+        note = Note(actor, self._clock.now())
+
+        def unit(tx: Transaction) -> bool:
+            if not tx.run(sql.INSERT_KEY, **key_params(key)):
+                return False
+            note(tx, key.owner.tenant, "key.create", key.key_id, before=None, after=_document(key))
+            return True
+
+        return await self._database.write(unit)
 
     async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
         """See the port."""
@@ -34,19 +47,40 @@ class SqlKeyStore:
         return [key_from(row) for row in await self._database.read(unit, scan=True)]
 
     async def end(
-        self, tenant: TenantId | None, key_id: KeyId, *, revoked_at: datetime | None, expires_at: datetime | None
+        self,
+        tenant: TenantId | None,
+        key_id: KeyId,
+        actor: Actor,
+        *,
+        revoked_at: datetime | None,
+        expires_at: datetime | None,
     ) -> bool:
-        """See the port. An end that is set already is never put off."""
-        changed = await self._database.write(
-            lambda tx: tx.run(
+        """See the port. An end that is set already is never put off.
+
+        In the audit log it is ``key.revoke``, or ``key.rotate`` for the end of a grace period; nothing when the key
+        ends when it would have ended anyway.
+        """
+        note = Note(actor, self._clock.now())
+        action = "key.rotate" if revoked_at is None else "key.revoke"
+
+        def unit(tx: Transaction) -> bool:
+            before = tx.one(sql.FIND_KEY, key_id=key_id)
+            changed = tx.run(
                 sql.END_KEY,
                 tenant=tenant,
                 key_id=key_id,
                 revoke_at=micros_or_none(revoked_at),
                 expire_at=micros_or_none(expires_at),
             )
-        )
-        return changed == 1
+            after = tx.one(sql.FIND_KEY, key_id=key_id)
+            if not changed or before is None or after is None:
+                return False
+            if after != before:
+                was, ended = key_from(before), key_from(after)
+                note(tx, ended.owner.tenant, action, key_id, before=_document(was), after=_document(ended))
+            return True
+
+        return await self._database.write(unit)
 
     async def touch(self, tenant: TenantId, key_id: KeyId, moment: datetime) -> None:
         """See the port."""
@@ -57,3 +91,15 @@ class SqlKeyStore:
     async def any(self) -> bool:
         """See the port."""
         return await self._database.read(lambda tx: tx.one(sql.ANY_KEY)) is not None
+
+
+def _document(key: ApiKey) -> JsonObject:
+    """A key in the audit log: all but its digest and its uses."""
+    return {
+        "user": key.owner.user,
+        "name": key.name,
+        "scopes": sorted(scope.value for scope in key.scopes),
+        "agents": None if key.agents is None else sorted(key.agents),
+        "expires_at": None if key.expires_at is None else key.expires_at.isoformat(),
+        "revoked_at": None if key.revoked_at is None else key.revoked_at.isoformat(),
+    }

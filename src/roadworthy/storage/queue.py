@@ -13,11 +13,13 @@ from roadworthy.domain.errors import NotFound
 from roadworthy.domain.event import Event
 from roadworthy.domain.ids import RunId, TenantId, UserId
 from roadworthy.domain.lease import Lease
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.queue import Accepted, IdempotencyRecord, Waiting
 from roadworthy.storage import statements as sql
-from roadworthy.storage.accept import Acceptance
+from roadworthy.storage.accept import Acceptance, known_run
 from roadworthy.storage.documents import result_text
 from roadworthy.storage.event_rows import event_rows
 from roadworthy.storage.rows import micros, run_from
@@ -37,17 +39,32 @@ class SqlRunQueue:
         self._clock = clock
 
     async def accept(
-        self, run: Run, *, claim_for: str | None, max_pending: int, idempotency: IdempotencyRecord | None
+        self,
+        run: Run,
+        *,
+        claim_for: str | None,
+        max_pending: int,
+        idempotency: IdempotencyRecord | None,
+        at_once: Sequence[AppliedLimit] = (),
     ) -> Accepted:
         """See the port. When the caller is cancelled while it waits, the run may be stored all the same."""
         acceptance = Acceptance(
-            run=run, claim_for=claim_for, max_pending=max_pending, idempotency=idempotency, now=self._clock.now()
+            run=run,
+            claim_for=claim_for,
+            max_pending=max_pending,
+            idempotency=idempotency,
+            at_once=at_once,
+            now=self._clock.now(),
         )
         try:
             return await self._database.write(acceptance)
         except UniqueViolation:
             # A lost race for the thread: the run waits its turn.
             return await self._database.write(replace(acceptance, claim_for=None))
+
+    async def find_replay(self, owner: Owner, record: IdempotencyRecord) -> Run | None:
+        """See the port."""
+        return await self._database.read(lambda tx: known_run(tx, owner, record))
 
     async def waiting(self) -> Sequence[Waiting]:
         """See the port."""

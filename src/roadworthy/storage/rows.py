@@ -1,18 +1,38 @@
 """Domain values ↔ rows of ``tables.py``. Used by every repository; knows no SQL."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
+from roadworthy.domain.budget import Reservation
 from roadworthy.domain.ids import AgentName, KeyId, RunId, TenantId, ThreadId, UserId
 from roadworthy.domain.principal import ApiKey, Owner, Scope
 from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
 from roadworthy.domain.thread import Thread, ThreadRef
 from roadworthy.domain.usage import ModelCall, Tokens
-from roadworthy.storage.documents import request_from, request_text, result_from, result_text
+from roadworthy.storage import json_text
+from roadworthy.storage.documents import read_list, request_from, request_text, result_from, result_text
 from roadworthy.storage.transaction import Param, Row
+
+# The price list of a call whose cost is what was reserved for it.
+RESERVED_PRICE = "reservation"
+
+# The key of a row in ``budget_periods``: budget, subject, beginning in microseconds.
+PeriodKey: TypeAlias = tuple[str, str, int]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostCall:
+    """A call whose worker died, with what is needed to record and settle it. ``origin``: see ``origin_params``."""
+
+    origin: Mapping[str, Param]
+    call: ModelCall
+    nanos: int
+    periods: Sequence[PeriodKey]
 
 
 def micros(moment: datetime) -> int:
@@ -167,44 +187,130 @@ def key_from(row: Row) -> ApiKey:
     )
 
 
+def origin_params(run: Run) -> Mapping[str, Param]:
+    """Whose a model call is, for the ledger and for reservations: it must be known without the run's row."""
+    return {
+        "run_id": run.run_id,
+        "tenant": run.owner.tenant,
+        "owner": run.owner.user,
+        "key_id": run.key_id,
+        "thread_id": run.thread_id,
+        "agent": run.agent,
+        "attempt": run.attempt,
+    }
+
+
+def call_params(origin: Mapping[str, Param], call: ModelCall) -> Mapping[str, Param]:
+    """Parameters of ``INSERT_CALL``, in the order of the table's columns. ``origin``: see ``origin_params``."""
+    return {
+        "run_id": origin["run_id"],
+        "call_id": call.call_id,
+        "tenant": origin["tenant"],
+        "owner": origin["owner"],
+        "key_id": origin["key_id"],
+        "thread_id": origin["thread_id"],
+        "agent": origin["agent"],
+        "attempt": origin["attempt"],
+        "node": call.node,
+        "provider": call.provider,
+        "model": call.model,
+        "input_tokens": call.tokens.input,
+        "output_tokens": call.tokens.output,
+        "cache_read_tokens": call.tokens.cache_read,
+        "cache_write_tokens": call.tokens.cache_write,
+        "cache_write_1h_tokens": call.tokens.cache_write_1h,
+        "reasoning_tokens": call.tokens.reasoning,
+        "estimated": int(call.estimated),
+        "outcome": call.outcome,
+        "cost_nanos": call.cost_nanos,
+        "price_version": call.price_version,
+        "started_at": micros(call.started_at),
+        "finished_at": micros(call.finished_at),
+    }
+
+
 def call_row(run: Run, call: ModelCall) -> tuple[Param, ...]:
     """A row of the ledger, columns in the table's order."""
-    return (
-        run.run_id,
-        call.call_id,
-        run.owner.tenant,
-        run.owner.user,
-        run.key_id,
-        run.thread_id,
-        run.agent,
-        run.attempt,
-        call.node,
-        call.provider,
-        call.model,
-        call.tokens.input,
-        call.tokens.output,
-        call.tokens.cache_read,
-        call.tokens.cache_write,
-        call.tokens.reasoning,
-        int(call.estimated),
-        call.outcome,
-        micros(call.started_at),
-        micros(call.finished_at),
-    )
+    return tuple(call_params(origin_params(run), call).values())
 
 
 def call_from(row: Row) -> ModelCall:
     """A model call from the columns that ``CALLS_OF_RUN`` selects."""
-    call_id, node, provider, model, *tokens, estimated, outcome, started_at, finished_at = row
-    input_, output, cache_read, cache_write, reasoning = tokens
+    call_id, node, provider, model, *tokens, estimated, outcome, cost_nanos, price_version, started_at, finished_at = (
+        row
+    )
+    input_, output, cache_read, cache_write, cache_write_1h, reasoning = tokens
     return ModelCall(
         call_id=call_id,
         node=node,
         provider=provider,
         model=model,
-        tokens=Tokens(input=input_, output=output, cache_read=cache_read, cache_write=cache_write, reasoning=reasoning),
+        tokens=Tokens(
+            input=input_,
+            output=output,
+            cache_read=cache_read,
+            cache_write=cache_write,
+            cache_write_1h=cache_write_1h,
+            reasoning=reasoning,
+        ),
         estimated=bool(estimated),
         outcome=outcome,
+        cost_nanos=cost_nanos,
+        price_version=price_version,
         started_at=moment(started_at),
         finished_at=moment(finished_at),
+    )
+
+
+def reservation_params(run: Run, reservation: Reservation, periods: Sequence[PeriodKey]) -> Mapping[str, Param]:
+    """Parameters of ``INSERT_RESERVATION``. ``periods``: the keys of those that hold its amount."""
+    return {
+        **origin_params(run),
+        "call_id": reservation.call_id,
+        "node": reservation.node,
+        "provider": reservation.provider,
+        "model": reservation.model,
+        "input_tokens": reservation.input_tokens,
+        "nanos": reservation.nanos,
+        "periods": json_text.dumps(periods),
+        "started_at": micros(reservation.started_at),
+    }
+
+
+def held_from(row: Row) -> tuple[int, Sequence[PeriodKey]]:
+    """What a reservation holds, in nano-USD, and the keys of the periods where, from these two columns."""
+    nanos, periods = row
+    return nanos, [(budget_id, subject, starts_at) for budget_id, subject, starts_at in read_list(periods)]
+
+
+def lost_from(row: Row) -> LostCall:
+    """What a reservation, given by all columns of its table, leaves behind when its worker dies."""
+    run_id, call_id, tenant, owner, key_id, thread_id, agent, attempt, *call, nanos, periods, started_at = row
+    node, provider, model, input_tokens = call
+    _nanos, keys = held_from((nanos, periods))
+    return LostCall(
+        origin={
+            "run_id": run_id,
+            "tenant": tenant,
+            "owner": owner,
+            "key_id": key_id,
+            "thread_id": thread_id,
+            "agent": agent,
+            "attempt": attempt,
+        },
+        call=ModelCall(
+            call_id=call_id,
+            node=node,
+            provider=provider,
+            model=model,
+            tokens=Tokens(input=input_tokens),
+            estimated=True,
+            outcome="lost",
+            cost_nanos=nanos,
+            price_version=RESERVED_PRICE,
+            started_at=moment(started_at),
+            finished_at=moment(started_at),
+        ),
+        nanos=nanos,
+        periods=keys,
     )

@@ -1,12 +1,13 @@
-"""Every statement, written once in SQLAlchemy Core. Executors compile them at start; repositories name them.
+"""The statements, written once in SQLAlchemy Core. Executors compile them at start; repositories name them.
+
+Those over the ledger are in ``ledger_statements.py``, those over limits in ``policy_statements.py``.
 
 Parameters of a WHERE clause and of a SET clause share one name space, so a compare-and-set calls the expected value
 ``…_was``. Statuses are spelled into the text, because partial indexes are found only so. Changes that take a thread
 lock it first, then the run.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 
@@ -14,63 +15,54 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from roadworthy.domain.run import RunStatus
-from roadworthy.storage.tables import ERASING, api_keys, events, idempotency, model_calls, runs, threads
+from roadworthy.storage import ledger_statements, policy_statements
+from roadworthy.storage.parameters import INT, ONE, ZERO, BulkInsertOf, param, values_of
+from roadworthy.storage.tables import ERASING, api_keys, events, idempotency, runs, threads
 from roadworthy.storage.transaction import Statement
-
-
-def _p(name: str, type_: type[sa.types.TypeEngine[Any]] = sa.Text) -> sa.BindParameter[Any]:
-    return sa.bindparam(name, type_=type_)
 
 
 def _is(status: RunStatus) -> sa.ColumnElement[bool]:
     return runs.c.status == sa.literal_column(f"'{status.value}'")
 
 
-def _values(table: sa.Table) -> dict[str, sa.BindParameter[Any]]:
-    return {column.name: sa.bindparam(column.name, type_=column.type) for column in table.c}
-
-
-_ZERO = sa.literal_column("0", sa.Integer)
-_ONE = sa.literal_column("1", sa.Integer)
-_INT = sa.BigInteger
 # An expression, so that SQLite takes the few rows of a partial index and sorts them, instead of reading every run in
 # the order of the key.
-_by_arrival = runs.c.seq + _ZERO
+_by_arrival = runs.c.seq + ZERO
 
 # --- accept ----------------------------------------------------------------------------------------------------------
 
 # ``pending`` is 0 with ``active_run`` set to claim the thread for the new run, else 1 with ``active_run`` null.
-_new_thread = insert(threads).values({**_values(threads), "next_ord": sa.literal_column("2", sa.Integer)})
-_free = threads.c.active_run.is_(None) & (threads.c.pending == _ZERO)
+_new_thread = insert(threads).values({**values_of(threads), "next_ord": sa.literal_column("2", sa.Integer)})
+_free = threads.c.active_run.is_(None) & (threads.c.pending == ZERO)
 ENTER_THREAD = _new_thread.on_conflict_do_update(
     index_elements=[threads.c.tenant, threads.c.owner, threads.c.thread_id],
     set_={
-        "next_ord": threads.c.next_ord + _ONE,
+        "next_ord": threads.c.next_ord + ONE,
         "active_run": sa.case((_free, _new_thread.excluded.active_run), else_=threads.c.active_run),
-        "pending": threads.c.pending + sa.case((_free, _new_thread.excluded.pending), else_=_ONE),
+        "pending": threads.c.pending + sa.case((_free, _new_thread.excluded.pending), else_=ONE),
         "updated_at": _new_thread.excluded.updated_at,
     },
 ).returning(threads.c.next_ord, threads.c.active_run, threads.c.pending, threads.c.agent)
 
-INSERT_RUN = insert(runs).values({name: value for name, value in _values(runs).items() if name != "seq"})
+INSERT_RUN = insert(runs).values({name: value for name, value in values_of(runs).items() if name != "seq"})
 COUNT_PENDING = sa.select(sa.func.count()).select_from(runs).where(_is(RunStatus.PENDING))
 # All of them, and a user's own.
 COUNT_PENDING_OF = COUNT_PENDING.add_columns(
-    sa.func.count().filter(runs.c.tenant == _p("tenant"), runs.c.owner == _p("owner"))
+    sa.func.count().filter(runs.c.tenant == param("tenant"), runs.c.owner == param("owner"))
 )
 
-INSERT_IDEMPOTENCY = insert(idempotency).values(_values(idempotency)).on_conflict_do_nothing()
+INSERT_IDEMPOTENCY = insert(idempotency).values(values_of(idempotency)).on_conflict_do_nothing()
 _old_records = (
     sa.select(idempotency.c.tenant, idempotency.c.owner, idempotency.c.key)
-    .where(idempotency.c.created_at < _p("before", _INT))
+    .where(idempotency.c.created_at < param("before", INT))
     .order_by(idempotency.c.created_at)
-    .limit(_p("limit", _INT))
+    .limit(param("limit", INT))
 )
 PRUNE_IDEMPOTENCY = sa.delete(idempotency).where(
     sa.tuple_(idempotency.c.tenant, idempotency.c.owner, idempotency.c.key).in_(_old_records)
 )
 GET_IDEMPOTENCY = sa.select(idempotency.c.body_hash, idempotency.c.run_id).where(
-    idempotency.c.tenant == _p("tenant"), idempotency.c.owner == _p("owner"), idempotency.c.key == _p("key")
+    idempotency.c.tenant == param("tenant"), idempotency.c.owner == param("owner"), idempotency.c.key == param("key")
 )
 
 # --- claim -----------------------------------------------------------------------------------------------------------
@@ -105,7 +97,7 @@ WAITING = (
 )
 
 _claimed_thread = sa.select(runs.c.tenant, runs.c.owner, runs.c.thread_id).where(
-    runs.c.run_id == _p("run_id"), _startable
+    runs.c.run_id == param("run_id"), _startable
 )
 TAKE_THREAD = (
     sa.update(threads)
@@ -113,40 +105,40 @@ TAKE_THREAD = (
         sa.tuple_(threads.c.tenant, threads.c.owner, threads.c.thread_id).in_(_claimed_thread),
         threads.c.active_run.is_(None),
     )
-    .values(active_run=_p("run_id"), pending=threads.c.pending - _ONE)
+    .values(active_run=param("run_id"), pending=threads.c.pending - ONE)
 )
 START_RUN = (
     sa.update(runs)
-    .where(runs.c.run_id == _p("run_id"), _startable, _first_of_thread)
+    .where(runs.c.run_id == param("run_id"), _startable, _first_of_thread)
     .values(
         status=RunStatus.RUNNING.value,
-        attempt=runs.c.attempt + _ONE,
-        worker=_p("worker"),
-        started_at=sa.func.coalesce(runs.c.started_at, _p("now", _INT)),
+        attempt=runs.c.attempt + ONE,
+        worker=param("worker"),
+        started_at=sa.func.coalesce(runs.c.started_at, param("now", INT)),
     )
     .returning(*runs.c)
 )
 
 # --- finish, release, reap -------------------------------------------------------------------------------------------
 
-_mine = (runs.c.tenant == _p("tenant")) & (runs.c.owner == _p("owner")) & (runs.c.run_id == _p("run_id"))
-_running = _mine & _is(RunStatus.RUNNING) & (runs.c.attempt == _p("attempt_was", _INT))
+_mine = (runs.c.tenant == param("tenant")) & (runs.c.owner == param("owner")) & (runs.c.run_id == param("run_id"))
+_running = _mine & _is(RunStatus.RUNNING) & (runs.c.attempt == param("attempt_was", INT))
 _thread_of_run = (
-    (threads.c.tenant == _p("tenant"))
-    & (threads.c.owner == _p("owner"))
+    (threads.c.tenant == param("tenant"))
+    & (threads.c.owner == param("owner"))
     & (threads.c.thread_id == sa.select(runs.c.thread_id).where(_mine).scalar_subquery())
 )
 
 # ``back``: 1 when the run returns to the waiting ones, else 0.
 LEAVE_THREAD = (
     sa.update(threads)
-    .where(_thread_of_run, threads.c.active_run == _p("run_id"))
-    .values(active_run=sa.null(), pending=threads.c.pending + _p("back", _INT), updated_at=_p("now", _INT))
+    .where(_thread_of_run, threads.c.active_run == param("run_id"))
+    .values(active_run=sa.null(), pending=threads.c.pending + param("back", INT), updated_at=param("now", INT))
 )
 FINISH_RUN = (
     sa.update(runs)
     .where(_running)
-    .values(status=_p("status"), result=_p("result"), finished_at=_p("now", _INT))
+    .values(status=param("status"), result=param("result"), finished_at=param("now", INT))
     .returning(*runs.c)
 )
 # The next attempt's number goes to the ending itself: the lost worker is fenced off, and the terminal event's id is one
@@ -155,22 +147,25 @@ END_ORPHAN = (
     sa.update(runs)
     .where(_running)
     .values(
-        status=_p("status"), result=_p("result"), finished_at=_p("now", _INT), attempt=_p("attempt_was", _INT) + _ONE
+        status=param("status"),
+        result=param("result"),
+        finished_at=param("now", INT),
+        attempt=param("attempt_was", INT) + ONE,
     )
     .returning(*runs.c)
 )
 _return = sa.update(runs).where(_running).values(status=RunStatus.PENDING.value, worker=sa.null())
 RELEASE_RUN = _return.returning(*runs.c)
-REAP_RUN = _return.values(losses=_p("losses", _INT), progress_mark=_p("progress_mark")).returning(*runs.c)
-DROP_PENDING = sa.update(threads).where(_thread_of_run).values(pending=threads.c.pending - _ONE)
+REAP_RUN = _return.values(losses=param("losses", INT), progress_mark=param("progress_mark")).returning(*runs.c)
+DROP_PENDING = sa.update(threads).where(_thread_of_run).values(pending=threads.c.pending - ONE)
 END_PENDING = (
     sa.update(runs)
-    .where(_mine, _is(RunStatus.PENDING), runs.c.attempt == _p("attempt_was", _INT))
+    .where(_mine, _is(RunStatus.PENDING), runs.c.attempt == param("attempt_was", INT))
     .values(
-        status=_p("status"),
-        result=_p("result"),
-        finished_at=_p("now", _INT),
-        attempt=sa.case((runs.c.attempt == _ZERO, _ZERO), else_=runs.c.attempt + _ONE),
+        status=param("status"),
+        result=param("result"),
+        finished_at=param("now", INT),
+        attempt=sa.case((runs.c.attempt == ZERO, ZERO), else_=runs.c.attempt + ONE),
     )
     .returning(*runs.c)
 )
@@ -181,44 +176,48 @@ ORPHANS = sa.select(*runs.c).where(_is(RunStatus.RUNNING)).order_by(_by_arrival)
 REQUEST_CANCEL = (
     sa.update(runs)
     .where(_mine, _is(RunStatus.RUNNING) | _is(RunStatus.PENDING))
-    .values(cancel_requested=sa.func.coalesce(runs.c.cancel_requested, _p("reason")))
+    .values(cancel_requested=sa.func.coalesce(runs.c.cancel_requested, param("reason")))
     .returning(*runs.c)
 )
-NOTE_RESUME_MARK = sa.update(runs).where(_running).values(resume_mark=_p("mark"))
+NOTE_RESUME_MARK = sa.update(runs).where(_running).values(resume_mark=param("mark"))
 EXPIRED = (
     sa.select(*runs.c)
-    .where(_is(RunStatus.PENDING), (runs.c.deadline_at <= _p("moment", _INT)) | runs.c.cancel_requested.is_not(None))
+    .where(_is(RunStatus.PENDING), (runs.c.deadline_at <= param("moment", INT)) | runs.c.cancel_requested.is_not(None))
     .order_by(_by_arrival)
 )
 CANCEL_REQUESTS = sa.select(runs.c.run_id, runs.c.cancel_requested).where(
-    _is(RunStatus.RUNNING), runs.c.worker == _p("worker"), runs.c.cancel_requested.is_not(None)
+    _is(RunStatus.RUNNING), runs.c.worker == param("worker"), runs.c.cancel_requested.is_not(None)
 )
 
 # --- runs ------------------------------------------------------------------------------------------------------------
 
-_of_thread = (runs.c.tenant == _p("tenant")) & (runs.c.owner == _p("owner")) & (runs.c.thread_id == _p("thread_id"))
+_of_thread = (
+    (runs.c.tenant == param("tenant")) & (runs.c.owner == param("owner")) & (runs.c.thread_id == param("thread_id"))
+)
 GET_RUN = sa.select(*runs.c).where(_mine)
-FIND_RUN = sa.select(*runs.c).where(runs.c.run_id == _p("run_id"))
-RUN_SEQ = sa.select(runs.c.seq).where(runs.c.run_id == _p("run_id"))
+FIND_RUN = sa.select(*runs.c).where(runs.c.run_id == param("run_id"))
+RUN_SEQ = sa.select(runs.c.seq).where(runs.c.run_id == param("run_id"))
 RUNS_OF_THREAD = (
     sa.select(*runs.c)
-    .where(_of_thread, runs.c.ord < _p("before", _INT))
+    .where(_of_thread, runs.c.ord < param("before", INT))
     .order_by(runs.c.ord.desc())
-    .limit(_p("limit", _INT))
+    .limit(param("limit", INT))
 )
 _listed = (
     sa.select(*runs.c)
-    .where(runs.c.seq < _p("before", _INT), _p("status").is_(None) | (runs.c.status == _p("status")))
+    .where(runs.c.seq < param("before", INT), param("status").is_(None) | (runs.c.status == param("status")))
     .order_by(runs.c.seq.desc())
-    .limit(_p("limit", _INT))
+    .limit(param("limit", INT))
 )
 RUNS_OF_ALL = _listed
-RUNS_OF_TENANT = _listed.where(runs.c.tenant == _p("tenant"))
+RUNS_OF_TENANT = _listed.where(runs.c.tenant == param("tenant"))
 
 # --- threads ---------------------------------------------------------------------------------------------------------
 
 _named = (
-    (threads.c.tenant == _p("tenant")) & (threads.c.owner == _p("owner")) & (threads.c.thread_id == _p("thread_id"))
+    (threads.c.tenant == param("tenant"))
+    & (threads.c.owner == param("owner"))
+    & (threads.c.thread_id == param("thread_id"))
 )
 _erasing = threads.c.active_run == sa.literal_column(f"'{ERASING}'")
 _kept = threads.c.active_run.is_(None) | ~_erasing
@@ -227,20 +226,20 @@ LOCK_THREAD = sa.select(threads.c.active_run, threads.c.pending).where(_named).w
 THREADS_OF_OWNER = (
     sa.select(*threads.c)
     .where(
-        threads.c.tenant == _p("tenant"),
-        threads.c.owner == _p("owner"),
+        threads.c.tenant == param("tenant"),
+        threads.c.owner == param("owner"),
         _kept,
         sa.tuple_(threads.c.updated_at, threads.c.thread_id)
-        < sa.tuple_(_p("before", _INT), _p("before_id"), types=[_INT(), sa.Text()]),
+        < sa.tuple_(param("before", INT), param("before_id"), types=[INT(), sa.Text()]),
     )
     .order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())
-    .limit(_p("limit", _INT))
+    .limit(param("limit", INT))
 )
 ERASE_EVENTS = sa.delete(events).where(events.c.run_seq.in_(sa.select(runs.c.seq).where(_of_thread)))
 ERASE_IDEMPOTENCY = sa.delete(idempotency).where(
-    idempotency.c.tenant == _p("tenant"),
-    idempotency.c.owner == _p("owner"),
-    idempotency.c.thread_id == _p("thread_id"),
+    idempotency.c.tenant == param("tenant"),
+    idempotency.c.owner == param("owner"),
+    idempotency.c.thread_id == param("thread_id"),
 )
 ERASE_RUNS = sa.delete(runs).where(_of_thread)
 ERASE_THREAD = sa.update(threads).where(_named).values(active_run=ERASING)
@@ -249,103 +248,65 @@ UNFINISHED_ERASURES = sa.select(threads.c.tenant, threads.c.owner, threads.c.thr
 
 # --- keys ------------------------------------------------------------------------------------------------------------
 
-INSERT_KEY = insert(api_keys).values(_values(api_keys)).on_conflict_do_nothing()
-FIND_KEY = sa.select(*api_keys.c).where(api_keys.c.key_id == _p("key_id"))
+INSERT_KEY = insert(api_keys).values(values_of(api_keys)).on_conflict_do_nothing()
+FIND_KEY = sa.select(*api_keys.c).where(api_keys.c.key_id == param("key_id"))
 ALL_KEYS = sa.select(*api_keys.c).order_by(api_keys.c.created_at, api_keys.c.key_id)
-KEYS_OF_TENANT = ALL_KEYS.where(api_keys.c.tenant == _p("tenant"))
-_any_tenant = _p("tenant").is_(None) | (api_keys.c.tenant == _p("tenant"))
+KEYS_OF_TENANT = ALL_KEYS.where(api_keys.c.tenant == param("tenant"))
+_any_tenant = param("tenant").is_(None) | (api_keys.c.tenant == param("tenant"))
 # A key's end only ever comes nearer.
 END_KEY = (
     sa.update(api_keys)
-    .where(api_keys.c.key_id == _p("key_id"), _any_tenant)
+    .where(api_keys.c.key_id == param("key_id"), _any_tenant)
     .values(
-        revoked_at=sa.func.coalesce(api_keys.c.revoked_at, _p("revoke_at", _INT)),
+        revoked_at=sa.func.coalesce(api_keys.c.revoked_at, param("revoke_at", INT)),
         expires_at=sa.case(
-            (_p("expire_at", _INT).is_(None), api_keys.c.expires_at),
-            (api_keys.c.expires_at < _p("expire_at", _INT), api_keys.c.expires_at),
-            else_=_p("expire_at", _INT),
+            (param("expire_at", INT).is_(None), api_keys.c.expires_at),
+            (api_keys.c.expires_at < param("expire_at", INT), api_keys.c.expires_at),
+            else_=param("expire_at", INT),
         ),
     )
 )
 TOUCH_KEY = (
     sa.update(api_keys)
     .where(
-        api_keys.c.tenant == _p("tenant"),
-        api_keys.c.key_id == _p("key_id"),
-        api_keys.c.last_used_at.is_(None) | (api_keys.c.last_used_at < _p("used_at", _INT)),
+        api_keys.c.tenant == param("tenant"),
+        api_keys.c.key_id == param("key_id"),
+        api_keys.c.last_used_at.is_(None) | (api_keys.c.last_used_at < param("used_at", INT)),
     )
-    .values(last_used_at=_p("used_at", _INT))
+    .values(last_used_at=param("used_at", INT))
 )
-ANY_KEY = sa.select(_ONE).select_from(api_keys).limit(_ONE)
+ANY_KEY = sa.select(ONE).select_from(api_keys).limit(ONE)
 
-# --- events, ledger --------------------------------------------------------------------------------------------------
+# --- events ----------------------------------------------------------------------------------------------------------
 
 _event = (events.c.attempt, events.c.n, events.c.type, events.c.body)
-_of_run = events.c.run_seq == sa.select(runs.c.seq).where(runs.c.run_id == _p("run_id")).scalar_subquery()
+_of_run = events.c.run_seq == sa.select(runs.c.seq).where(runs.c.run_id == param("run_id")).scalar_subquery()
 _place = sa.tuple_(events.c.attempt, events.c.n)
 EVENTS_BETWEEN = (
     sa.select(*_event)
     .where(
         _of_run,
-        _place > sa.tuple_(_p("attempt", _INT), _p("n", _INT), types=[_INT(), _INT()]),
-        _place <= sa.tuple_(_p("to_attempt", _INT), _p("to_n", _INT), types=[_INT(), _INT()]),
+        _place > sa.tuple_(param("attempt", INT), param("n", INT), types=[INT(), INT()]),
+        _place <= sa.tuple_(param("to_attempt", INT), param("to_n", INT), types=[INT(), INT()]),
     )
     .order_by(events.c.attempt, events.c.n)
-    .limit(_p("limit", _INT))
+    .limit(param("limit", INT))
 )
 LAST_EVENT = (
     sa.select(events.c.attempt, events.c.n)
     .where(_of_run)
     .order_by(events.c.attempt.desc(), events.c.n.desc())
-    .limit(_ONE)
+    .limit(ONE)
 )
-CALLS_OF_RUN = (
-    sa.select(
-        model_calls.c.call_id,
-        model_calls.c.node,
-        model_calls.c.provider,
-        model_calls.c.model,
-        model_calls.c.input_tokens,
-        model_calls.c.output_tokens,
-        model_calls.c.cache_read_tokens,
-        model_calls.c.cache_write_tokens,
-        model_calls.c.reasoning_tokens,
-        model_calls.c.estimated,
-        model_calls.c.outcome,
-        model_calls.c.started_at,
-        model_calls.c.finished_at,
-    )
-    .where(
-        model_calls.c.tenant == _p("tenant"), model_calls.c.owner == _p("owner"), model_calls.c.run_id == _p("run_id")
-    )
-    .order_by(model_calls.c.started_at, model_calls.c.call_id)
-)
-
-
-class BulkInsertOf:
-    """Insert rows that may be there already, which then stay as they are."""
-
-    def __init__(self, table: sa.Table) -> None:
-        self.name = table.name
-        self._table = table
-
-    def statement(self, rows: int) -> Statement:
-        """See ``transaction.BulkInsert``."""
-        values: Sequence[Mapping[str, sa.BindParameter[Any]]] = [
-            {column.name: sa.bindparam(f"{column.name}_{row}", type_=column.type) for column in self._table.c}
-            for row in range(rows)
-        ]
-        return insert(self._table).values(values).on_conflict_do_nothing()
-
-
 INSERT_EVENTS = BulkInsertOf(events)
-INSERT_CALLS = BulkInsertOf(model_calls)
 
 
 def every_statement() -> Sequence[Statement]:
     """What an executor compiles at start."""
+    modules = (globals(), vars(ledger_statements), vars(policy_statements))
     return [
         value
-        for name, value in globals().items()
+        for names in modules
+        for name, value in names.items()
         if name.isupper() and isinstance(value, (sa.SelectBase, sa.UpdateBase))
     ]

@@ -1,7 +1,8 @@
 """One record for each run that ends, and what else the engine tells the operator. Adapter of ``ports.telemetry``.
 
 Times are whole milliseconds: ``queue_ms`` from acceptance to the first start, ``duration_ms`` from that start to the
-end, ``ttft_ms`` from acceptance to the first token. Texts of messages are never written, only their length.
+end, ``ttft_ms`` from acceptance to the first token. ``cost_usd`` is None when the price of a model call is not known,
+``unpriced`` counts such calls. Texts of messages are never written, only their length.
 """
 
 import traceback
@@ -10,6 +11,7 @@ from datetime import datetime
 import structlog
 
 from roadworthy.domain.json import JsonValue
+from roadworthy.domain.money import usd
 from roadworthy.domain.run import Run, RunStatus
 from roadworthy.telemetry.redaction import mask_texts, texts_in
 
@@ -63,6 +65,8 @@ def outcome(run: Run) -> dict[str, JsonValue]:
         "input_tokens": usage.tokens.input,
         "output_tokens": usage.tokens.output,
         "estimated": usage.estimated,
+        "cost_usd": None if usage.known_cost_nanos is None else usd(usage.known_cost_nanos),
+        "unpriced": usage.unpriced,
     }
 
 

@@ -20,7 +20,17 @@ from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import InputKind, Run, RunRequest, RunStatus
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import ModelCall
-from roadworthy.ports.runtime import AgentRuntime, Caps, Completed, Drained, Execution, Outcome, Paused, RuntimeEvent
+from roadworthy.ports.runtime import (
+    AgentRuntime,
+    Caps,
+    Completed,
+    Drained,
+    Execution,
+    Outcome,
+    Paused,
+    RuntimeEvent,
+    Spending,
+)
 from roadworthy.runtimes.langgraph.graphs import Graph
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime, open_runtime
@@ -139,13 +149,14 @@ async def play(
     *,
     caps: Caps = CAPS,
     first: bool = False,
+    spending: Spending | None = None,
     on_event: Callable[[Execution, RuntimeEvent], None] | None = None,
 ) -> Played:
     """Play one attempt to its end."""
     events: list[RuntimeEvent] = []
     outcome: Outcome | None = None
     error: RoadworthyError | None = None
-    async with asyncio.timeout(BOUND), _execution(runtime, run, caps, first=first) as execution:
+    async with asyncio.timeout(BOUND), _execution(runtime, run, caps, first=first, spending=spending) as execution:
         try:
             async for event in execution.events():
                 if isinstance(event, Completed | Paused | Drained):
@@ -161,14 +172,16 @@ async def play(
 
 
 @asynccontextmanager
-async def _execution(runtime: AgentRuntime, run: Run, caps: Caps, *, first: bool) -> AsyncGenerator[Execution]:
-    async with runtime.execution(run, caps=caps, first_on_thread=first) as execution:
+async def _execution(
+    runtime: AgentRuntime, run: Run, caps: Caps, *, first: bool, spending: Spending | None
+) -> AsyncGenerator[Execution]:
+    async with runtime.execution(run, caps=caps, first_on_thread=first, spending=spending) as execution:
         yield execution
 
 
-def prepared(runtime: AgentRuntime, run: Run, *, caps: Caps = CAPS) -> Any:
+def prepared(runtime: AgentRuntime, run: Run, *, caps: Caps = CAPS, spending: Spending | None = None) -> Any:
     """The context manager of an attempt that the test drives itself."""
-    return _execution(runtime, run, caps, first=False)
+    return _execution(runtime, run, caps, first=False, spending=spending)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -58,8 +58,8 @@ def threads(database: Database) -> SqlThreadStore:
 
 
 @pytest.fixture
-def keys(database: Database) -> SqlKeyStore:
-    return SqlKeyStore(database)
+def keys(database: Database, clock: TickingClock) -> SqlKeyStore:
+    return SqlKeyStore(database, clock)
 
 
 @pytest.fixture

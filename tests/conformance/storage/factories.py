@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.event import ContentDelta, Event, EventId
 from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId
 from roadworthy.domain.lease import Lease
@@ -18,6 +19,7 @@ ALICE = Owner(tenant=TenantId("acme"), user=UserId("alice"))
 BOB = Owner(tenant=TenantId("acme"), user=UserId("bob"))
 # The same user name in another tenant is another user.
 STRANGER = Owner(tenant=TenantId("other"), user=UserId("alice"))
+OPERATOR = Actor(name="cli:root", request_id="request")
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
 

@@ -14,7 +14,7 @@ from roadworthy.storage.keys import SqlKeyStore
 from roadworthy.storage.rows import key_params, run_params
 from roadworthy.storage.sqlite import SqliteDatabase
 from roadworthy.storage.transaction import Database, Transaction, UniqueViolation
-from tests.conformance.storage.factories import new_run
+from tests.conformance.storage.factories import TickingClock, new_run
 from tests.conformance.storage.test_stores import key
 
 
@@ -44,7 +44,7 @@ def insert_and_fail(tx: Transaction) -> None:
 
 
 async def stored(database: Database) -> list[str]:
-    return [one.key_id for one in await SqlKeyStore(database).list(None)]
+    return [one.key_id for one in await SqlKeyStore(database, TickingClock()).list(None)]
 
 
 async def test_a_unit_that_raises_leaves_nothing(database: Database) -> None:
@@ -122,7 +122,7 @@ async def test_a_closed_database_says_so(database: Database) -> None:
     with pytest.raises(StorageUnavailable):
         await database.write(insert("late"))
     with pytest.raises(StorageUnavailable):
-        await SqlKeyStore(database).find(KeyId("late"))
+        await SqlKeyStore(database, TickingClock()).find(KeyId("late"))
 
 
 async def test_a_flood_of_units_is_refused_not_hoarded(database: Database) -> None:

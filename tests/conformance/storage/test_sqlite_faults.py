@@ -27,6 +27,7 @@ from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.sqlite import open_sqlite
 from roadworthy.storage.sqlite_connection import SqliteTransaction, is_busy
 from roadworthy.storage.transaction import Transaction
+from tests.conformance.storage.factories import OPERATOR, TickingClock
 from tests.conformance.storage.test_stores import key
 
 SHORT = timedelta(milliseconds=100)
@@ -81,10 +82,10 @@ def locked(path: Path) -> sqlite3.Connection:
 
 async def test_a_locked_database_is_waited_for(database_file: Path) -> None:
     async with asyncio.timeout(30), open_sqlite(database_file) as database:
-        keys = SqlKeyStore(database)
+        keys = SqlKeyStore(database, TickingClock())
         with closing(locked(database_file)) as other:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(keys.insert(key(str(n)))) for n in range(20)]
+                tasks = [group.create_task(keys.insert(key(str(n)), OPERATOR)) for n in range(20)]
                 await asyncio.sleep(0)
                 assert await keys.find(KeyId("0")) is None  # readers do not wait
                 assert not any(task.done() for task in tasks)
@@ -107,9 +108,9 @@ async def test_a_lock_is_looked_at_again_and_again_while_patience_lasts(
     async with asyncio.timeout(30), open_sqlite(database_file) as database:
         with closing(locked(database_file)) as other:
             async with asyncio.TaskGroup() as group:
-                early = group.create_task(SqlKeyStore(database).insert(key("early")))
+                early = group.create_task(SqlKeyStore(database, TickingClock()).insert(key("early"), OPERATOR))
                 assert await asyncio.to_thread(thrice.wait, 20)
-                late = group.create_task(SqlKeyStore(database).insert(key("late")))
+                late = group.create_task(SqlKeyStore(database, TickingClock()).insert(key("late"), OPERATOR))
                 await asyncio.sleep(0)
                 other.execute("ROLLBACK")
         assert (early.result(), late.result()) == (True, True)
@@ -117,14 +118,14 @@ async def test_a_lock_is_looked_at_again_and_again_while_patience_lasts(
 
 async def test_a_database_that_stays_locked_is_unavailable_and_recovers(database_file: Path) -> None:
     async with asyncio.timeout(30), open_sqlite(database_file, patience=SHORT) as database:
-        keys = SqlKeyStore(database)
+        keys = SqlKeyStore(database, TickingClock())
         with closing(locked(database_file)):
             for _ in range(2):
                 with pytest.raises(StorageUnavailable) as raised:
-                    await keys.insert(key("refused"))
+                    await keys.insert(key("refused"), OPERATOR)
                 assert not isinstance(raised.value, StorageFull)
                 assert raised.value.message == "the database is locked by another process"
-        assert await keys.insert(key("stored"))
+        assert await keys.insert(key("stored"), OPERATOR)
         assert [one.key_id for one in await keys.list(None)] == ["stored"]
 
 
@@ -135,14 +136,14 @@ async def test_closing_a_locked_database_ends(database_file: Path) -> None:
             asyncio.TaskGroup() as group,
             open_sqlite(database_file, patience=SHORT) as database,
         ):
-            write = group.create_task(refused(SqlKeyStore(database)))
+            write = group.create_task(refused(SqlKeyStore(database, TickingClock())))
             await asyncio.sleep(0)
         assert isinstance(write.result(), StorageUnavailable)
 
 
 async def refused(keys: SqlKeyStore) -> StorageUnavailable:
     with pytest.raises(StorageUnavailable) as raised:
-        await keys.insert(key("refused"))
+        await keys.insert(key("refused"), OPERATOR)
     return raised.value
 
 
@@ -162,8 +163,8 @@ def limit_pages(pages: int) -> Callable[[Transaction], None]:
 
 async def test_a_full_database_refuses_writes_serves_reads_and_recovers(database_file: Path) -> None:
     async with asyncio.timeout(30), open_sqlite(database_file) as database:
-        keys = SqlKeyStore(database)
-        assert await keys.insert(key("before"))
+        keys = SqlKeyStore(database, TickingClock())
+        assert await keys.insert(key("before"), OPERATOR)
         await database.write(limit_pages(60))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(full(database.write(fat(name)))) for name in "abc"]
@@ -200,15 +201,15 @@ async def test_a_really_full_disk_refuses_writes_serves_reads_and_recovers(migra
     path = Path(copy(migrated, small_disk / "roadworthy.db"))
     filler = small_disk / "filler"
     async with asyncio.timeout(30), open_sqlite(path) as database:
-        keys = SqlKeyStore(database)
-        assert await keys.insert(key("before"))
+        keys = SqlKeyStore(database, TickingClock())
+        assert await keys.insert(key("before"), OPERATOR)
         fill(filler)
         for name in ("a", "b"):
             with pytest.raises(StorageFull):
                 await database.write(fat(name))
         assert await keys.find(KeyId("before")) == key("before")
         filler.unlink()
-        assert await keys.insert(key("after"))
+        assert await keys.insert(key("after"), OPERATOR)
         assert [one.key_id for one in await keys.list(None)] == ["after", "before"]
 
 

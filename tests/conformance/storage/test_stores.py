@@ -1,4 +1,4 @@
-"""Any RunStore, ThreadStore, KeyStore and Ledger."""
+"""Any RunStore, ThreadStore and KeyStore."""
 
 import asyncio
 from dataclasses import replace
@@ -12,12 +12,11 @@ from roadworthy.domain.ids import AgentName, KeyId, RunId, ThreadId
 from roadworthy.domain.principal import ApiKey, Owner, Scope
 from roadworthy.domain.run import Run, RunResult, RunStatus
 from roadworthy.domain.thread import ThreadRef
-from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.ports.queue import IdempotencyRecord, RunQueue
-from roadworthy.ports.store import KeyStore, Ledger, RunStore, ThreadStore
+from roadworthy.ports.store import KeyStore, RunStore, ThreadStore
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.transaction import Database
-from tests.conformance.storage.factories import ALICE, BOB, START, STRANGER, delta, lease_of, new_run
+from tests.conformance.storage.factories import ALICE, BOB, OPERATOR, START, STRANGER, delta, lease_of, new_run
 
 
 async def finished(queue: RunQueue, owner: Owner = ALICE, thread: str = "thread") -> Run:
@@ -170,18 +169,18 @@ def key(name: str, owner: Owner = ALICE, minute: int = 0) -> ApiKey:
 async def test_a_key_is_found_as_it_was_stored(keys: KeyStore) -> None:
     stored = key("one")
     assert not await keys.any()
-    assert await keys.insert(stored)
+    assert await keys.insert(stored, OPERATOR)
     assert await keys.any()
     assert await keys.find(KeyId("one")) == stored
     assert await keys.find(KeyId("two")) is None
     unbound = replace(key("two"), agents=None, expires_at=None)
-    assert await keys.insert(unbound)
+    assert await keys.insert(unbound, OPERATOR)
     assert await keys.find(KeyId("two")) == unbound
 
 
 async def test_a_key_id_is_given_once(keys: KeyStore) -> None:
-    assert await keys.insert(key("one"))
-    assert not await keys.insert(key("one", BOB))
+    assert await keys.insert(key("one"), OPERATOR)
+    assert not await keys.insert(key("one", BOB), OPERATOR)
     found = await keys.find(KeyId("one"))
     assert found is not None
     assert found.owner == ALICE
@@ -190,36 +189,36 @@ async def test_a_key_id_is_given_once(keys: KeyStore) -> None:
 async def test_keys_are_listed_oldest_first_by_tenant(keys: KeyStore) -> None:
     first, second, foreign = key("b", minute=1), key("a", BOB, minute=2), key("c", STRANGER)
     for stored in (second, foreign, first):
-        await keys.insert(stored)
+        await keys.insert(stored, OPERATOR)
     assert list(await keys.list(ALICE.tenant)) == [first, second]
     assert list(await keys.list(None)) == [foreign, first, second]
 
 
 async def test_a_key_is_revoked_by_its_tenant_only(keys: KeyStore) -> None:
-    await keys.insert(key("one"))
-    assert not await keys.end(STRANGER.tenant, KeyId("one"), revoked_at=START, expires_at=None)
-    assert await keys.end(ALICE.tenant, KeyId("one"), revoked_at=START, expires_at=None)
-    assert await keys.end(None, KeyId("one"), revoked_at=START + timedelta(days=9), expires_at=None)
-    assert not await keys.end(None, KeyId("two"), revoked_at=START, expires_at=None)
+    await keys.insert(key("one"), OPERATOR)
+    assert not await keys.end(STRANGER.tenant, KeyId("one"), OPERATOR, revoked_at=START, expires_at=None)
+    assert await keys.end(ALICE.tenant, KeyId("one"), OPERATOR, revoked_at=START, expires_at=None)
+    assert await keys.end(None, KeyId("one"), OPERATOR, revoked_at=START + timedelta(days=9), expires_at=None)
+    assert not await keys.end(None, KeyId("two"), OPERATOR, revoked_at=START, expires_at=None)
     assert await keys.find(KeyId("one")) == replace(key("one"), revoked_at=START)
 
 
 async def test_a_grace_period_ends_a_key_sooner_never_later(keys: KeyStore) -> None:
-    await keys.insert(key("one"))
+    await keys.insert(key("one"), OPERATOR)
     for hours, expected in ((48, 24), (2, 2), (3, 2)):
-        await keys.end(ALICE.tenant, KeyId("one"), revoked_at=None, expires_at=START + timedelta(hours=hours))
+        await keys.end(ALICE.tenant, KeyId("one"), OPERATOR, revoked_at=None, expires_at=START + timedelta(hours=hours))
         found = await keys.find(KeyId("one"))
         assert found is not None
         assert (found.expires_at, found.revoked_at) == (START + timedelta(hours=expected), None)
-    await keys.insert(replace(key("two"), expires_at=None))
-    await keys.end(None, KeyId("two"), revoked_at=None, expires_at=START)
+    await keys.insert(replace(key("two"), expires_at=None), OPERATOR)
+    await keys.end(None, KeyId("two"), OPERATOR, revoked_at=None, expires_at=START)
     found = await keys.find(KeyId("two"))
     assert found is not None
     assert found.expires_at == START
 
 
 async def test_last_use_only_moves_forward(keys: KeyStore) -> None:
-    await keys.insert(key("one"))
+    await keys.insert(key("one"), OPERATOR)
     for hours in (2, 1):
         await keys.touch(ALICE.tenant, KeyId("one"), START + timedelta(hours=hours))
     await keys.touch(STRANGER.tenant, KeyId("one"), START + timedelta(hours=9))
@@ -228,36 +227,9 @@ async def test_last_use_only_moves_forward(keys: KeyStore) -> None:
     assert found.last_used_at == START + timedelta(hours=2)
 
 
-def call(name: str, minute: int) -> ModelCall:
-    return ModelCall(
-        call_id=name,
-        node="model",
-        provider="anthropic",
-        model="some-model",
-        tokens=Tokens(input=10, output=5, cache_read=3, cache_write=2, reasoning=1),
-        estimated=minute % 2 == 1,
-        outcome="complete",
-        started_at=START + timedelta(minutes=minute, microseconds=1),
-        finished_at=START + timedelta(minutes=minute + 1),
-    )
-
-
-async def test_the_ledger_keeps_each_call_once_and_outlives_the_thread(
-    queue: RunQueue, threads: ThreadStore, ledger: Ledger
-) -> None:
-    run = await finished(queue)
-    first, second = call("b", 1), call("a", 2)
-    await ledger.append(run, [second, first])
-    await ledger.append(run, [replace(first, outcome="cut")])
-    await ledger.append(run, [])
-    await threads.erase(ref())
-    assert list(await ledger.of_run(ALICE, run.run_id)) == [first, second]
-    assert list(await ledger.of_run(STRANGER, run.run_id)) == []
-
-
 async def test_reads_see_what_an_awaited_write_stored(keys: KeyStore) -> None:
     async def insert_and_find(number: int) -> bool:
-        await keys.insert(key(f"key {number}"))
+        await keys.insert(key(f"key {number}"), OPERATOR)
         return await keys.find(KeyId(f"key {number}")) is not None
 
     async with asyncio.timeout(30), asyncio.TaskGroup() as group:

@@ -1,11 +1,14 @@
 """The real storage, with failures and pauses that a test puts in: each list holds what the next calls run into."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import datetime
 
+from roadworthy.domain.budget import BudgetBalance, BudgetPeriod, Exhausted, Held, Occupied, Reservation
 from roadworthy.domain.event import Event, EventId
-from roadworthy.domain.ids import RunId
+from roadworthy.domain.ids import RunId, TenantId
 from roadworthy.domain.lease import Lease
+from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import Run, RunResult, RunStatus
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
@@ -58,11 +61,19 @@ class FailingQueue(SqlRunQueue):
         self.on_count: Callable[[], None] = lambda: None
 
     async def accept(
-        self, run: Run, *, claim_for: str | None, max_pending: int, idempotency: IdempotencyRecord | None
+        self,
+        run: Run,
+        *,
+        claim_for: str | None,
+        max_pending: int,
+        idempotency: IdempotencyRecord | None,
+        at_once: Sequence[AppliedLimit] = (),
     ) -> Accepted:
         """See the port."""
         await _meet(self.before_accept)
-        accepted = await super().accept(run, claim_for=claim_for, max_pending=max_pending, idempotency=idempotency)
+        accepted = await super().accept(
+            run, claim_for=claim_for, max_pending=max_pending, idempotency=idempotency, at_once=at_once
+        )
         await _meet(self.after_accept)
         return accepted
 
@@ -98,18 +109,54 @@ class FailingQueue(SqlRunQueue):
 
 
 class FailingLedger(SqlLedger):
-    """``before_append``: met before the calls reach the database."""
+    """``before_…``: met before the call reaches the database. ``asked``: calls to be appended; ``refused``: how often
+    money was occupied or spent; ``releases``: runs of which something was released.
+    """
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.before_append: list[Obstacle] = []
+        self.before_reserve: list[Obstacle] = []
+        self.before_release: list[Obstacle] = []
+        self.before_sweep: list[Obstacle] = []
         self.asked: list[str] = []
+        self.refused: list[Occupied | Exhausted] = []
+        self.releases: list[RunId] = []
+        self.balances_read = 0
 
-    async def append(self, run: Run, calls: Sequence[ModelCall]) -> None:
+    async def append(
+        self, run: Run, calls: Sequence[ModelCall], charges: Mapping[str, Sequence[BudgetPeriod]]
+    ) -> Sequence[BudgetBalance]:
         """See the port."""
         self.asked.extend(call.call_id for call in calls)
         await _meet(self.before_append)
-        await super().append(run, calls)
+        return await super().append(run, calls, charges)
+
+    async def reserve(
+        self, run: Run, reservation: Reservation, periods: Sequence[BudgetPeriod]
+    ) -> Held | Occupied | Exhausted:
+        """See the port."""
+        await _meet(self.before_reserve)
+        answer = await super().reserve(run, reservation, periods)
+        if not isinstance(answer, Held):
+            self.refused.append(answer)
+        return answer
+
+    async def release(self, run: Run) -> None:
+        """See the port."""
+        self.releases.append(run.run_id)
+        await _meet(self.before_release)
+        await super().release(run)
+
+    async def sweep(self, before: datetime) -> int:
+        """See the port."""
+        await _meet(self.before_sweep)
+        return await super().sweep(before)
+
+    async def balances(self, tenant: TenantId, periods: Sequence[BudgetPeriod]) -> Sequence[BudgetBalance]:
+        """See the port."""
+        self.balances_read += 1
+        return await super().balances(tenant, periods)
 
 
 class FailingLog:

@@ -17,6 +17,7 @@ from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.reaper import reap_orphans
+from roadworthy.engine.settlements import Settlements
 from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.ports.queue import Accepted
 from roadworthy.ports.runtime import Caps
@@ -26,10 +27,13 @@ from roadworthy.services.agents import Agents
 from roadworthy.services.runs import Runs
 from roadworthy.services.threads import Threads
 from roadworthy.storage.event_log import SqlEventLog
+from roadworthy.storage.policies import SqlPolicyStore
+from roadworthy.storage.rates import MemoryRateCounters
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.sqlite import SqliteDatabase, open_sqlite
 from roadworthy.storage.threads import SqlThreadStore
 from tests.integration.engine.failing import FailingLedger, FailingLog, FailingQueue, Obstacle
+from tests.support.money import FlatPrices
 
 Item = TypeVar("Item")
 
@@ -64,6 +68,7 @@ class Witness:
     finished: list[Run] = field(default_factory=list[Run])
     failures: list[BaseException] = field(default_factory=list[BaseException])
     notes: list[str] = field(default_factory=list[str])
+    details: dict[str, dict[str, str | float | bool | None]] = field(default_factory=dict)
 
     def run_finished(self, run: Run) -> None:
         """See the port."""
@@ -76,6 +81,7 @@ class Witness:
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
         """See the port."""
         self.notes.append(event)
+        self.details[event] = fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,8 @@ class Stage:
     log: FailingLog
     stored_log: SqlEventLog
     ledger: FailingLedger
+    policies: SqlPolicyStore
+    rates: MemoryRateCounters
     store: SqlRunStore
     runs: Runs
     threads: Threads
@@ -178,6 +186,7 @@ async def open_stage(
     async with open_sqlite(database_file) as database:
         store = SqlRunStore(database)
         queue, ledger = FailingQueue(database, clock), FailingLedger(database)
+        policies, rates = SqlPolicyStore(database, clock, cache_for=timedelta(0)), MemoryRateCounters()
         queue.before_claim.extend(before_claim)
         queue.after_claim.extend(after_claim)
         async with SqlEventLog(database, store, linger=timedelta(milliseconds=1)) as stored:
@@ -193,6 +202,11 @@ async def open_stage(
                 telemetry=witness,
                 caps=Caps(steps=10, model_calls=10, tool_calls=10),
                 idle_timeout=idle_timeout,
+                prices=FlatPrices(),
+                policies=policies,
+                rates=rates,
+                settlements=Settlements(),
+                reserved_output_tokens=100,
             )
             limits = WorkerLimits(
                 slots=slots,
@@ -213,8 +227,10 @@ async def open_stage(
                 log=log,
                 stored_log=stored,
                 ledger=ledger,
+                policies=policies,
+                rates=rates,
                 store=store,
-                runs=runs_service(worker, runtime, store, log, clock),
+                runs=runs_service(around, worker, runtime, store),
                 threads=Threads(threads=SqlThreadStore(database), runs=store, runtime=runtime),
                 database=database,
                 revived=revived,
@@ -257,17 +273,17 @@ def new_run(
     )
 
 
-def runs_service(
-    worker: Worker, runtime: ScriptedRuntime, store: SqlRunStore, log: FailingLog, clock: FakeClock
-) -> Runs:
+def runs_service(around: Surroundings, worker: Worker, runtime: ScriptedRuntime, store: SqlRunStore) -> Runs:
     """The service in front of the worker."""
+    clock = around.clock
     return Runs(
         runtime=runtime,
         agents=Agents(runtime),
-        admission=Admission(worker),
+        admission=Admission(worker, policies=around.policies, ledger=around.ledger, rates=around.rates, clock=clock),
         dispatcher=worker,
         store=store,
-        log=log,
+        ledger=around.ledger,
+        log=around.log,
         clock=clock,
         new_id=new_id,
         timeout=timedelta(minutes=2),

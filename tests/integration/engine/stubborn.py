@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from roadworthy.domain.event import ContentDelta
 from roadworthy.domain.run import Run
-from roadworthy.ports.runtime import Caps, Completed, Execution, RuntimeEvent
+from roadworthy.ports.runtime import Caps, Completed, Execution, RuntimeEvent, Spending
 from roadworthy.runtimes.scripted import ScriptedExecution, ScriptedRuntime
 from tests.integration.engine.stage import call
 
@@ -47,7 +47,9 @@ class StubbornRuntime(ScriptedRuntime):
     """Every run is stubborn, until the gate ``stubborn`` opens."""
 
     @asynccontextmanager
-    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
+    async def execution(
+        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+    ) -> AsyncGenerator[Execution]:
         """See the port."""
         execution = StubbornExecution(self, run, self.gate("stubborn"))
         self.executions.append(execution)
@@ -60,11 +62,13 @@ class UnopenableRuntime(ScriptedRuntime):
     error: Exception | None = None
 
     @asynccontextmanager
-    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
+    async def execution(
+        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+    ) -> AsyncGenerator[Execution]:
         """See the port."""
         if self.error is not None:
             raise self.error
-        async with super().execution(run, caps=caps, first_on_thread=first_on_thread) as execution:
+        async with super().execution(run, caps=caps, first_on_thread=first_on_thread, spending=spending) as execution:
             yield execution
 
 

@@ -290,7 +290,7 @@ async def test_a_process_is_stuck_when_the_run_that_has_it_alone_never_lets_go(d
         run = await under_way(crashed, crashed.run())
         assert await crashed.queue.reap(await crashed.row(run), losses=2, progress_mark=None)
     async with open_stage(database_file, slots=3, runtime=runtime) as stage:
-        await until(lambda: set(stage.worker.executing()) == {run.run_id})
+        await until(lambda: runtime.executions[-1].run.attempt == 2 and not runtime.executions[-1].settled_now)
         await stage.runs.cancel(caller(), run.run_id)
         await stage.end(run)
         await until(stage.worker.stuck)

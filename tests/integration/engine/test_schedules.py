@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from roadworthy.domain.event import ContentDelta, RunEnded
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatus
 from roadworthy.domain.thread import ThreadRef
-from roadworthy.ports.runtime import Caps, Completed, Execution, Progress
+from roadworthy.ports.runtime import Caps, Completed, Execution, Progress, Spending
 from roadworthy.runtimes.scripted import Gate, Script, ScriptedRuntime
 from tests.integration.engine.stage import BOUND, FakeClock, Stage, Witness, fresh, open_stage, owner, ref_of, turns
 
@@ -63,7 +63,9 @@ class WatchedRuntime(ScriptedRuntime):
         )
 
     @asynccontextmanager
-    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
+    async def execution(
+        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+    ) -> AsyncGenerator[Execution]:
         """See the port."""
         ref = ref_of(run)
         self.active[ref] += 1
@@ -73,7 +75,7 @@ class WatchedRuntime(ScriptedRuntime):
         if run.attempt == 1:
             self.begun.setdefault(ref, []).append(run.ord)
         try:
-            async with super().execution(run, caps=caps, first_on_thread=first_on_thread) as execution:
+            async with super().execution(run, caps=caps, first_on_thread=first_on_thread, spending=spending) as execution:
                 yield execution
         finally:
             self.active[ref] -= 1

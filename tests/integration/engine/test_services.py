@@ -7,12 +7,14 @@ import pytest
 
 from roadworthy.domain.errors import (
     AgentMismatch,
+    BudgetExceeded,
     Conflict,
     IdempotencyMismatch,
     InvalidRequest,
     LimitReached,
     NotFound,
     PermissionDenied,
+    PriceUnknown,
     ProviderUnavailable,
     RoadworthyError,
     ThreadBusy,
@@ -26,7 +28,7 @@ from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.ports.runtime import Completed, Paused, Progress
 from roadworthy.runtimes.scripted import DEFAULT_AGENT, Fail, Gate, Script, ScriptedRuntime
 from roadworthy.services.runs import CreateRun
-from tests.integration.engine.stage import ANN, Stage, caller, open_stage, owner, ref_of, until
+from tests.integration.engine.stage import ANN, Stage, call, caller, open_stage, owner, ref_of, until
 
 DONE = Completed(response="done", output=None, structured_response=None)
 HELD: Script = (ContentDelta(message_id="m", text="begun"), Gate(name="g"), Progress(), DONE)
@@ -90,7 +92,12 @@ async def test_an_interrupted_run_goes_on_in_a_new_run_with_the_answer(database_
 
 @pytest.mark.parametrize(
     ("error", "resumable"),
-    [(LimitReached("too many steps"), True), (ProviderUnavailable("overloaded"), False)],
+    [
+        (LimitReached("too many steps"), True),
+        (BudgetExceeded("used up"), True),
+        (PriceUnknown("nobody knows"), True),
+        (ProviderUnavailable("overloaded"), False),
+    ],
 )
 async def test_only_what_a_limit_stopped_can_be_continued(
     database_file: Path, error: RoadworthyError, *, resumable: bool
@@ -255,6 +262,17 @@ async def test_a_bad_input_stores_nothing(database_file: Path) -> None:
 
 def _input(payload: list[str]) -> CreateRun:
     return CreateRun(agent=None, thread_id=None, input=payload, has_input=True, request_id="request")
+
+
+async def test_the_model_calls_of_a_run_are_shown_to_its_user_alone(database_file: Path) -> None:
+    async with open_stage(database_file) as stage:
+        run = await ended(stage, (call("first"), call("second"), DONE))
+        assert [one.call_id for one in await stage.runs.calls(READ_ONLY, run.run_id)] == ["first", "second"]
+        for stranger in (caller(owner("acme", "bob")), caller(owner("other", "ann"))):
+            with pytest.raises(NotFound):
+                await stage.runs.calls(stranger, run.run_id)
+        with pytest.raises(PermissionDenied):
+            await stage.runs.calls(Principal(owner=ANN, scopes=frozenset()), run.run_id)
 
 
 async def test_an_erased_thread_leaves_nothing_but_its_ledger_and_can_begin_again(database_file: Path) -> None:

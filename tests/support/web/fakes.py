@@ -19,6 +19,7 @@ from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId, 
 from roadworthy.domain.json import JsonValue
 from roadworthy.domain.page import Page
 from roadworthy.domain.principal import USER_SCOPES, Owner, Principal, Scope
+from roadworthy.domain.rate_status import RateStatus
 from roadworthy.domain.run import (
     DisconnectPolicy,
     InputKind,
@@ -29,14 +30,17 @@ from roadworthy.domain.run import (
     RunStatus,
 )
 from roadworthy.domain.thread import Message, Thread, ThreadRef
+from roadworthy.domain.usage import ModelCall
 from roadworthy.http.deps import Services
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.services.agents import Agents
+from roadworthy.services.identity import Identity
 from roadworthy.services.keys import Keys
 from roadworthy.services.readiness import Problem, Readiness
 from roadworthy.services.runs import CreateRun, Runs
 from roadworthy.services.streams import Streams
 from roadworthy.services.threads import Threads, ThreadView
+from tests.support.web.money_fakes import FakeUsage, NoAudit, NoBudgets, NoLimits
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ALICE = Owner(tenant=TenantId("default"), user=UserId("alice"))
@@ -85,6 +89,8 @@ class FakeRuns(Runs):
         self.answer: tuple[RunStatus, RunResult] | None = None
         self.draining = False
         self.events: Sequence[RunEvent] = ()
+        self.rates: Sequence[RateStatus] = ()
+        self.model_calls: Sequence[ModelCall] = ()
         self._entries: dict[RunId, _Entry] = {}
         self._keys: dict[str, tuple[str, RunId]] = {}
         self._changed = asyncio.Condition()
@@ -96,7 +102,7 @@ class FakeRuns(Runs):
             raise self.refusal
         joined = self._joined(command.idempotency)
         if joined is not None:
-            return Accepted(run=joined, replayed=True)
+            return Accepted(run=joined, replayed=True, rates=self.rates)
         self.commands.append(command)
         self.principals.append(principal)
         thread = ThreadId(command.thread_id or new_id())
@@ -115,7 +121,7 @@ class FakeRuns(Runs):
         if self.answer is not None:
             await self.end(run.run_id, self.answer[0], self.answer[1])
         self.created.set()
-        return Accepted(run=self._entries[run.run_id].run)
+        return Accepted(run=self._entries[run.run_id].run, rates=self.rates)
 
     async def get(self, principal: Principal, run_id: str) -> Run:
         principal.require(Scope.RUNS_READ)
@@ -123,6 +129,10 @@ class FakeRuns(Runs):
         if entry is None or entry.run.owner != principal.owner:
             raise NotFound("there is no such run")
         return entry.run
+
+    async def calls(self, principal: Principal, run_id: str) -> Sequence[ModelCall]:
+        await self.get(principal, run_id)
+        return self.model_calls
 
     async def wait(self, run: Run) -> Run:
         await self._entries[run.run_id].ended.wait()
@@ -189,7 +199,7 @@ class FakeRuns(Runs):
         entry = self._entries[run_id]
         result = result or RunResult()
         entry.run = replace(entry.run, status=status, result=result, finished_at=MOMENT + timedelta(seconds=1))
-        await self.push(run_id, RunEnded(status=status, error=result.error))
+        await self.push(run_id, RunEnded(status=status, error=result.error, usage=result.usage))
         entry.ended.set()
 
     async def break_log(self, failure: Exception) -> None:
@@ -338,12 +348,19 @@ class Fakes:
         self.runs = FakeRuns()
         self.threads = FakeThreads()
         self.readiness = FakeReadiness()
+        self.usage = FakeUsage(MOMENT)
+        keys = FakeKeys()
         self.services = Services(
             runs=self.runs,
             streams=FakeStreams(self.runs),
             threads=self.threads,
-            keys=FakeKeys(),
+            keys=keys,
+            identity=Identity(keys, None),
             agents=FakeAgents(),
+            budgets=NoBudgets(),
+            limits=NoLimits(),
+            usage=self.usage,
+            audit=NoAudit(),
             readiness=self.readiness,
         )
 

@@ -1,7 +1,7 @@
 """The real application on a data folder of its own, through ``bootstrap``, with graphs that a test can hold still."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,11 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
-from roadworthy.app import build_app, http_limits
+from roadworthy.app import build_app, http_limits, services_of
 from roadworthy.bootstrap import Container, Project, bootstrap
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.ids import AgentName, TenantId, UserId
 from roadworthy.domain.principal import Owner
-from roadworthy.http.deps import Services
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.settings import Settings
 from roadworthy.telemetry.run_log import RunLog
@@ -43,20 +43,16 @@ class Real:
 
 
 @asynccontextmanager
-async def real_app(folder: Path, **settings: Any) -> AsyncGenerator[Real]:
-    """Agents: ``echo`` repeats the message; ``held`` waits at the gate; ``asking`` interrupts; ``failing`` raises."""
+async def real_app(folder: Path, *, more: Sequence[LoadedAgent] = (), **settings: Any) -> AsyncGenerator[Real]:
+    """Agents: ``echo`` repeats the message; ``held`` waits at the gate; ``asking`` interrupts; ``failing`` raises. Then
+    ``more`` of the test's own.
+    """
     chosen = Settings(data_dir=folder, **settings)
     gate = Gate()
-    async with bootstrap(chosen, Project(agents=_agents(gate)), RunLog()) as container:
-        services = Services(
-            runs=container.runs,
-            streams=container.streams,
-            threads=container.threads,
-            keys=container.keys,
-            agents=container.agents,
-            readiness=container.readiness,
+    async with bootstrap(chosen, Project(agents=[*_agents(gate), *more]), RunLog()) as container:
+        app = build_app(
+            services_of(container), http_limits(chosen), auth=chosen.auth, version="1.2.3", api_version="v1"
         )
-        app = build_app(services, http_limits(chosen), auth=chosen.auth, version="1.2.3", api_version="v1")
         alice, bob = [await _key(container, name) for name in ("alice", "bob")]
         try:
             yield Real(app=app, container=container, gate=gate, alice=alice, bob=bob)
@@ -65,7 +61,8 @@ async def real_app(folder: Path, **settings: Any) -> AsyncGenerator[Real]:
 
 
 async def _key(container: Container, user: str) -> str:
-    return (await container.keys.create(Owner(tenant=TenantId("default"), user=UserId(user)))).text
+    owner = Owner(tenant=TenantId("default"), user=UserId(user))
+    return (await container.keys.create(owner, actor=Actor(name="test"))).text
 
 
 def _agents(gate: Gate) -> list[LoadedAgent]:

@@ -13,6 +13,7 @@ _GETTING_STARTED = "docs/getting-started.md"
 _AGENTS = "docs/agents.md"
 _HTTP = "docs/http-api.md"
 _OPERATIONS = "docs/operations.md"
+_LEVERS = "docs/cost-levers.md"
 
 # The question, the page, and a part of the anchor (headings may grow).
 _QUESTIONS = [
@@ -37,11 +38,16 @@ _QUESTIONS = [
     ("How do interrupts work?", _AGENTS, "interrupts"),
     ("How does the idempotency key work?", _HTTP, "idempotency-key"),
     ("How do I retry a request safely?", _HTTP, "idempotency-key"),
-    ("How does authentication work?", _HTTP, "authentication"),
+    ("How does authentication work?", "docs/authentication.md", "authentication"),
+    ("Does it support OIDC?", "docs/authentication.md", "single-sign-on"),
+    ("What does each scope allow?", "docs/authentication.md", "scope"),
     ("What happens if my client disconnects?", _HTTP, "client-disconnects"),
     ("Can two messages run at once in a thread?", _HTTP, "two-messages"),
     ("What is the price of a run?", _HTTP, "cost"),
     ("How much does a run cost?", _HTTP, "cost"),
+    ("How do I make an agent cheaper?", _LEVERS, "cost-levers"),
+    ("How does prompt caching work?", _LEVERS, "prompt-caching"),
+    ("Can it summarize long conversations?", _LEVERS, "summarization"),
     ("Use it from Python?", _HTTP, "from-python"),
     ("Is there a Python client?", _HTTP, "from-python"),
     ("How do I reconnect to a stream?", _HTTP, "reconnect"),

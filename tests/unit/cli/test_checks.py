@@ -8,6 +8,7 @@ from roadworthy.cli import checks
 from roadworthy.cli.checks import Finding, Verdict
 from roadworthy.cli.data import open_data
 from roadworthy.settings import Settings
+from tests.support.identity_provider import identity_provider, signing_key
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -93,6 +94,34 @@ async def test_a_model_is_judged_by_a_table_when_the_provider_does_not_answer(mo
     (finding,) = await checks.check_model(settings, model)
     assert finding.verdict is Verdict.WARN
     assert "retired" in finding.detail or "did you mean" in finding.detail
+
+
+async def test_a_provider_is_looked_at_only_when_tokens_are_accepted() -> None:
+    assert await checks.check_tokens(Settings()) == []
+    settings = Settings(jwt_issuer="http://login.example.org", jwt_audience="us", auth=False)
+    assert await checks.check_tokens(settings) == []
+
+
+async def test_keys_from_an_address_that_can_be_forged_fail() -> None:
+    settings = Settings(jwt_issuer="http://login.example.org", jwt_audience="us")
+    (finding,) = await checks.check_tokens(settings)
+    assert (finding.verdict, finding.check) == (Verdict.FAIL, "identity provider")
+    assert "ROADWORTHY_JWT_ISSUER" in finding.detail
+
+
+async def test_a_provider_that_cannot_be_reached_is_a_warning() -> None:
+    settings = Settings(jwt_issuer="http://127.0.0.1:9", jwt_audience="us")
+    assert _verdicts(await checks.check_tokens(settings)) == [Verdict.WARN]
+
+
+async def test_a_provider_is_well_when_it_publishes_a_key_that_fits() -> None:
+    async with identity_provider(signing_key("curve", "ES256")) as provider:
+        settings = Settings(jwt_issuer=provider.url, jwt_audience="us")
+        (well,) = await checks.check_tokens(settings)
+        (other,) = await checks.check_tokens(settings.model_copy(update={"jwt_algorithms": ("PS256",)}))
+    assert (well.verdict, well.detail) == (Verdict.OK, f"{provider.url} publishes keys for ES256")
+    assert other.verdict is Verdict.WARN
+    assert "ROADWORTHY_JWT_ALGORITHMS" in other.advice
 
 
 def test_the_worst_finding_decides() -> None:

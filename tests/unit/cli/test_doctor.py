@@ -1,7 +1,8 @@
 import pytest
 from pydantic import SecretStr
 
-from roadworthy.cli.doctor import effective
+from roadworthy.cli import checks
+from roadworthy.cli.doctor import effective, without_secrets
 from roadworthy.settings import Settings
 
 
@@ -23,3 +24,14 @@ def test_what_an_address_holds_besides_the_host_is_not_shown(url: str, secret: s
 def test_a_secret_is_shown_only_as_set() -> None:
     shown = {name: value for name, value, _ in effective(Settings(anthropic_api_key=SecretStr("sk-ant-hidden")))}
     assert shown["ANTHROPIC_API_KEY"] == "(set)"
+
+
+async def test_a_password_in_an_address_of_the_provider_is_not_shown() -> None:
+    settings = Settings(
+        jwt_issuer="https://login.example.org", jwt_audience="us", jwt_jwks_url="http://bob:hushhush@127.0.0.1:9/keys"
+    )
+    (finding,) = [without_secrets(found, settings) for found in await checks.check_tokens(settings)]
+    assert "127.0.0.1:9/keys" in finding.detail
+    assert "hushhush" not in finding.detail
+    shown = {name: value for name, value, _ in effective(settings)}
+    assert "hushhush" not in shown["ROADWORTHY_JWT_JWKS_URL"]

@@ -52,25 +52,34 @@ class HeldLedger:
         self.asked: list[str] = []
         self.stored: list[str] = []
         self.errors: list[Exception] = []
+        self.costs: list[int | None] = []
+        self.charged: list[Mapping[str, Sequence[BudgetPeriod]]] = []
+        self.crossed: Sequence[BudgetBalance] = ()
+        self.released: list[RunId] = []
         self.let = asyncio.Event()
         if not held:
             self.let.set()
 
-    async def append(self, run: Run, calls: Sequence[ModelCall]) -> None:
+    async def append(
+        self, run: Run, calls: Sequence[ModelCall], charges: Mapping[str, Sequence[BudgetPeriod]]
+    ) -> Sequence[BudgetBalance]:
+        self.charged.append(charges)
         self.asked.extend(one.call_id for one in calls)
         await self.let.wait()
         if self.errors:
             raise self.errors.pop(0)
         self.stored.extend(one.call_id for one in calls)
+        self.costs.extend(one.cost_nanos for one in calls)
+        return self.crossed
 
-    async def of_run(self, owner: Owner, run_id: RunId) -> Sequence[ModelCall]:
-        raise AssertionError("not used")
+    async def release(self, run: Run) -> None:
+        self.released.append(run.run_id)
 
 
 async def test_calls_are_stored_in_order_without_waiting_for_the_flush() -> None:
     ledger = HeldLedger()
     async with asyncio.TaskGroup() as group:
-        meter = Meter(ledger, group, RUN)
+        meter = a_meter(ledger, group)
         for name in "abc":
             meter.record(call(name))
             await asyncio.sleep(0)
@@ -80,7 +89,7 @@ async def test_calls_are_stored_in_order_without_waiting_for_the_flush() -> None
 async def test_a_call_is_asked_for_although_an_earlier_write_is_still_under_way() -> None:
     ledger = HeldLedger(held=True)
     async with asyncio.TaskGroup() as group:
-        meter = Meter(ledger, group, RUN)
+        meter = a_meter(ledger, group)
         meter.record(call("a"))
         await asyncio.sleep(0)
         meter.record(call("b"))
@@ -93,7 +102,7 @@ async def test_a_call_is_asked_for_although_an_earlier_write_is_still_under_way(
 async def test_a_call_that_comes_while_a_flush_writes_is_not_lost() -> None:
     ledger = HeldLedger(held=True)
     async with asyncio.TaskGroup() as group:
-        meter = Meter(ledger, group, RUN)
+        meter = a_meter(ledger, group)
         ledger.let.set()
         ledger.errors.append(StorageUnavailable("locked"))
         meter.record(call("a"))
@@ -114,7 +123,7 @@ async def test_what_could_not_be_stored_is_reported_by_the_flush_and_stored_by_t
     ledger = HeldLedger()
     ledger.errors.extend([StorageUnavailable("locked"), StorageUnavailable("locked")])
     async with asyncio.TaskGroup() as group:
-        meter = Meter(ledger, group, RUN)
+        meter = a_meter(ledger, group)
         meter.record(call("a"))
         await asyncio.sleep(0)
         with pytest.raises(StorageUnavailable):
@@ -128,7 +137,7 @@ async def test_a_bug_of_the_ledger_reaches_who_flushes_and_not_the_graph() -> No
     ledger = HeldLedger()
     ledger.errors.extend([ValueError("bug"), ValueError("bug")])
     async with asyncio.TaskGroup() as group:
-        meter = Meter(ledger, group, RUN)
+        meter = a_meter(ledger, group)
         meter.record(call("a"))
         await asyncio.sleep(0)
         with pytest.raises(ValueError, match="bug"):

@@ -59,7 +59,21 @@ def test_every_operation_tells_its_errors_headers_and_keys(method: str, path: st
         if int(status) >= 400 and not public:
             assert list(response["content"]) == ["application/problem+json"], (path, status)
     assert public or {"401", "403", "422", "500", "503"} <= set(operation["responses"])
-    assert ("requestBody" in operation) == (method == "POST")
+    assert ("requestBody" in operation) == (method in ("POST", "PUT"))
+
+
+def test_rates_are_told_by_the_operations_that_begin_runs_and_by_no_other() -> None:
+    rated = {
+        operation["operationId"]: {
+            status for status, one in operation["responses"].items() if "RateLimit" in one["headers"]
+        }
+        for _, _, operation in operations()
+    }
+    assert {name: statuses for name, statuses in rated.items() if statuses} == {
+        "invoke": {"200", "429"},
+        "stream": {"200", "204", "429"},
+        "resume_run": {"200", "429"},
+    }
 
 
 def test_the_limits_of_this_server_are_in_its_document() -> None:

@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from roadworthy.domain import errors
+from roadworthy.domain.rate_status import RateStatus
 from roadworthy.http.problems import MAX_FIELD_ERRORS, STATUS, problem_of, problem_response, status_of
 
 REQUEST = Request({"type": "http", "state": {"request_id": "r1"}})
@@ -30,6 +31,7 @@ EXPECTED = {
     "malformed_body": 400,
     "unauthenticated": 401,
     "budget_exceeded": 402,
+    "price_unknown": 402,
     "permission_denied": 403,
     "not_found": 404,
     "cancelled": 409,
@@ -111,6 +113,42 @@ def test_an_unauthenticated_caller_is_told_how_to_authenticate() -> None:
 )
 def test_the_time_to_wait_is_told_in_whole_seconds(error: errors.RoadworthyError, seconds: str | None) -> None:
     assert problem_of(error).headers.get("Retry-After") == seconds
+
+
+def test_a_rate_that_refuses_tells_how_all_limits_stand() -> None:
+    rate = RateStatus(
+        policy="requests-per-key",
+        limit=60,
+        window=timedelta(minutes=1),
+        remaining=0,
+        resets_in=timedelta(seconds=7.5),
+    )
+    refusal = errors.RateLimited("too many", retry_after=rate.resets_in, rates=[rate])
+    assert problem_of(refusal).headers == {
+        "Retry-After": "8",
+        "RateLimit-Policy": '"requests-per-key";q=60;w=60',
+        "RateLimit": '"requests-per-key";r=0;t=8',
+    }
+
+
+@pytest.mark.parametrize(
+    ("resets_at", "told"), [(None, None), (datetime(2026, 2, 1, tzinfo=UTC), "2026-02-01T00:00:00Z")]
+)
+def test_a_spent_budget_tells_what_how_much_and_until_when(resets_at: datetime | None, told: str | None) -> None:
+    spent = errors.SpentBudget(
+        scope="user", window="month", allowed_nanos=5 * 10**9, spent_nanos=5_020_000_000, resets_at=resets_at
+    )
+    refusal = errors.BudgetExceeded("used up", spent=spent)
+    body: dict[str, Any] = orjson.loads(problem_response(problem_of(refusal, more={"run": None}), REQUEST).body)
+    assert body["budget"] == {
+        "scope": "user",
+        "window": "month",
+        "limit_usd": 5,
+        "spent_usd": 5.02,
+        "resets_at": told,
+    }
+    assert (body["status"], body["detail"], body["run"]) == (402, "used up", None)
+    assert "Retry-After" not in problem_of(refusal).headers
 
 
 def test_the_field_at_fault_is_named() -> None:

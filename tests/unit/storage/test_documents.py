@@ -1,6 +1,7 @@
 """What is stored as JSON reads back as it was, whatever an agent or a model put into it."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -50,8 +51,18 @@ JSON: st.SearchStrategy[JsonValue] = st.recursive(
     max_leaves=8,
 )
 COUNTS = st.integers(0, 10**9)
-TOKENS = st.builds(Tokens, input=COUNTS, output=COUNTS, cache_read=COUNTS, cache_write=COUNTS, reasoning=COUNTS)
-USAGES = st.builds(Usage, model_calls=COUNTS, tokens=TOKENS, estimated=st.booleans())
+TOKENS = st.builds(
+    Tokens,
+    input=COUNTS,
+    output=COUNTS,
+    cache_read=COUNTS,
+    cache_write=COUNTS,
+    cache_write_1h=COUNTS,
+    reasoning=COUNTS,
+)
+USAGES = st.builds(
+    Usage, model_calls=COUNTS, tokens=TOKENS, estimated=st.booleans(), cost_nanos=COUNTS, unpriced=COUNTS
+)
 MOMENTS = st.datetimes(timezones=st.just(UTC))
 CALLS = st.builds(
     ModelCall,
@@ -64,6 +75,8 @@ CALLS = st.builds(
     outcome=TEXTS,
     started_at=MOMENTS,
     finished_at=MOMENTS,
+    cost_nanos=st.none() | COUNTS,
+    price_version=TEXTS,
 )
 INTERRUPTS = st.builds(Interrupt, id=TEXTS, value=JSON)
 EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
@@ -168,8 +181,10 @@ CALL = ModelCall(
     outcome="complete",
     started_at=STARTED,
     finished_at=STARTED + timedelta(seconds=1),
+    cost_nanos=3,
+    price_version="v",
 )
-TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"reasoning":0}'
+TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"cache_write_1h":0,"reasoning":0}'
 
 
 @pytest.mark.parametrize(
@@ -191,12 +206,12 @@ TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"reasoning":
         ),
         (CustomData(data=None), "custom", '{"data":null}'),
         (
-            UsageReported(call=CALL, total=Usage(model_calls=1, tokens=CALL.tokens)),
+            UsageReported(call=CALL, total=Usage().plus([CALL])),
             "usage",
             '{"call":{"call_id":"c","node":"n","provider":"p","model":"m","tokens":' + TOKENS_TEXT + ","
             '"estimated":false,"outcome":"complete","started_at":"2030-01-01T00:00:00+00:00",'
-            '"finished_at":"2030-01-01T00:00:01+00:00"},"total":{"model_calls":1,"tokens":' + TOKENS_TEXT + ","
-            '"estimated":false}}',
+            '"finished_at":"2030-01-01T00:00:01+00:00","cost_nanos":3,"price_version":"v"},"total":'
+            '{"model_calls":1,"tokens":' + TOKENS_TEXT + ',"estimated":false,"cost_nanos":3,"unpriced":0}}',
         ),
         (
             InterruptRaised(interrupts=(Interrupt(id="i", value="why?"),)),
@@ -207,3 +222,29 @@ TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"reasoning":
 )
 def test_events_are_stored_in_this_shape(body: RunEvent, type_: str, text: str) -> None:
     assert list(event_rows(1, [Event(id=EventId(1, 1, 1), body=body)])) == [(1, 1, 1, type_, text)]
+
+
+# What the first version stored, before calls had a price.
+OLD_TOKENS = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"reasoning":0}'
+OLD_USAGE = '{"model_calls":1,"tokens":' + OLD_TOKENS + ',"estimated":false}'
+
+
+def test_a_usage_event_from_before_prices_reads_as_not_priced() -> None:
+    text = (
+        '{"call":{"call_id":"c","node":"n","provider":"p","model":"m","tokens":' + OLD_TOKENS + ',"estimated":false,'
+        '"outcome":"complete","started_at":"2030-01-01T00:00:00+00:00","finished_at":"2030-01-01T00:00:01+00:00"},'
+        '"total":' + OLD_USAGE + "}"
+    )
+    event = event_from(1, (1, 1, "usage", text))
+    call = replace(CALL, cost_nanos=None, price_version="")
+    assert event.body == UsageReported(call=call, total=Usage(model_calls=1, tokens=Tokens(input=1), unpriced=1))
+
+
+def test_a_result_from_before_prices_reads_as_not_priced() -> None:
+    text = (
+        '{"response":"r","output":null,"structured_response":null,"tool_calls":[],"interrupts":[],"usage":'
+        + OLD_USAGE
+        + ',"error":null,"first_token_at":null}'
+    )
+    usage = result_from(text).usage
+    assert (usage.model_calls, usage.unpriced, usage.known_cost_nanos) == (1, 1, None)

@@ -1,6 +1,7 @@
 """Migrations lead to the schema of the code, and foreign schemas are named, not touched."""
 
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -20,6 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.storage import schema
+from roadworthy.storage.ledger_statements import CALLS_OF_RUN, OPEN_RUN_PERIOD
 from roadworthy.storage.schema import REVISIONS, migrate, schema_problem
 from roadworthy.storage.sqlite_connection import connect
 from roadworthy.storage.statements import INSERT_EVENTS, every_statement
@@ -45,19 +48,59 @@ def test_migrations_lead_to_the_schema_of_the_code(migrated: Path) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_migrations_create_the_same_tables_as_the_code_to_the_letter(migrated: Path) -> None:
+def test_migrations_create_the_same_tables_and_indexes_as_the_code(migrated: Path) -> None:
     with closing(sqlite3.connect(":memory:")) as fresh, closing(sqlite3.connect(migrated)) as stored:
         for table in metadata.sorted_tables:
             fresh.execute(str(sa.schema.CreateTable(table).compile(dialect=sqlite.dialect())))
             for index in table.indexes:
                 fresh.execute(str(sa.schema.CreateIndex(index).compile(dialect=sqlite.dialect())))
-        query = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE '%alembic%' AND sql IS NOT NULL"
+        query = (
+            "SELECT type, name, sql FROM sqlite_master "
+            "WHERE type != 'trigger' AND name NOT LIKE '%alembic%' AND sql IS NOT NULL"
+        )
         normal = [
-            {(type_, name, " ".join(sql.split())) for type_, name, sql in connection.execute(query)}
+            {(type_, name, _parts(sql)) for type_, name, sql in connection.execute(query)}
             for connection in (fresh, stored)
         ]
     assert normal[0] == normal[1]
     assert len(normal[0]) > len(metadata.tables)
+
+
+def _parts(sql: str) -> frozenset[str]:
+    """Its columns and constraints in any order: SQLite adds a new column at the end."""
+    head, _, body = " ".join(sql.split()).partition("(")
+    return frozenset(part.strip() for part in [head, *re.split(r",(?![^(]*\))", body.rpartition(")")[0])])
+
+
+def test_a_ledger_from_before_prices_keeps_its_rows(path: Path) -> None:
+    path.parent.mkdir()
+    upgrade_to("0001", path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO model_calls (run_id, call_id, tenant, owner, key_id, thread_id, agent, attempt, node,"
+            " provider, model, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,"
+            " estimated, outcome, started_at, finished_at)"
+            " VALUES ('r', 'c', 'acme', 'alice', NULL, 't', 'demo', 1, 'n',"
+            " 'p', 'm', 1, 2, 0, 0, 0, 0, 'complete', 5, 6)"
+        )
+    migrate(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        (row,) = connection.execute("SELECT * FROM model_calls").fetchall()
+    kept = ("run_id", "call_id", "tenant", "owner", "input_tokens", "output_tokens", "started_at", "finished_at")
+    assert [row[name] for name in kept] == ["r", "c", "acme", "alice", 1, 2, 5, 6]
+    assert [row[name] for name in ("cache_write_1h_tokens", "cost_nanos", "price_version")] == [0, None, ""]
+
+
+def upgrade_to(revision: str, path: Path) -> None:
+    """What an earlier version left behind."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
 
 
 def test_the_listed_revisions_are_those_of_the_folder() -> None:
@@ -65,6 +108,15 @@ def test_the_listed_revisions_are_those_of_the_folder() -> None:
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
     script = ScriptDirectory.from_config(config)
     assert [revision.revision for revision in script.walk_revisions()][::-1] == list(REVISIONS)
+
+
+def test_a_runs_calls_are_found_by_the_run_and_not_among_all_of_its_user(migrated: Path) -> None:
+    for statement in (CALLS_OF_RUN, OPEN_RUN_PERIOD):
+        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="named"))
+        with closing(sqlite3.connect(migrated)) as connection:
+            params = dict.fromkeys(compiled.params or {}, 1)
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.string}", params).fetchall()
+        assert any("SEARCH model_calls" in step[3] and "(run_id=?)" in step[3] for step in plan)
 
 
 def test_migrating_twice_changes_nothing(migrated: Path) -> None:
@@ -148,6 +200,8 @@ def test_hot_statements_find_their_rows_by_index(migrated: Path) -> None:
             params = dict.fromkeys(compiled.params or {}, 1)
             plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.string}", params).fetchall()
             scans += [f"{step[3]}: {compiled.string}" for step in plan if step[3].startswith("SCAN")]
-    # Whole tables are looked at only where the operator lists keys, or where every row of a partial index is wanted.
-    allowed = ("runs_pending", "runs_running", "threads_erasing", "SCAN api_keys")
+    # Whole tables are looked at only where the operator lists what is kept, or where every row of a partial index is
+    # wanted. A constant row is no table.
+    lists = ("SCAN api_keys", "SCAN budgets", "SCAN rate_limits", "SCAN audit")
+    allowed = ("runs_pending", "runs_running", "threads_erasing", "SCAN CONSTANT ROW", *lists)
     assert [scan for scan in scans if not any(word in scan for word in allowed)] == []

@@ -35,7 +35,7 @@ RUN = Run(
     result=RunResult(
         response="a very private answer",
         tool_calls=[ToolCall(id="c1", name="search", args={"q": MESSAGE})],
-        usage=Usage(model_calls=2, tokens=Tokens(input=100, output=20), estimated=True),
+        usage=Usage(model_calls=2, tokens=Tokens(input=100, output=20), estimated=True, cost_nanos=4_200_000),
         first_token_at=T0 + timedelta(milliseconds=340),
     ),
 )
@@ -72,8 +72,16 @@ def test_a_finished_run_leaves_one_record_with_all_that_an_operator_asks_for(rec
             "input_tokens": 100,
             "output_tokens": 20,
             "estimated": True,
+            "cost_usd": 0.0042,
+            "unpriced": 0,
         }
     ]
+
+
+def test_a_cost_that_is_not_wholly_known_is_not_told_as_one(records: list[dict[str, Any]]) -> None:
+    usage = Usage(model_calls=2, cost_nanos=4_200_000, unpriced=1)
+    RunLog().run_finished(replace(RUN, result=replace(RUN.result, usage=usage)))
+    assert [(record["cost_usd"], record["unpriced"]) for record in records] == [(None, 1)]
 
 
 @pytest.mark.parametrize("status", [RunStatus.ERROR, RunStatus.TIMEOUT])

@@ -18,6 +18,7 @@ from roadworthy.http.deps import web_of
 from roadworthy.http.disconnect import ClientGone, unless_disconnected
 from roadworthy.http.encoding import to_json
 from roadworthy.http.problems import problem_of, problem_response
+from roadworthy.http.rate_headers import rate_headers
 from roadworthy.http.sse import EventStream, Frames
 from roadworthy.ports.queue import Accepted
 from roadworthy.protocols.plain.documents import run_json
@@ -41,18 +42,9 @@ async def ended_run(request: Request, accepted: Accepted) -> Response:
     Raises:
         ClientGone: the client left; the run's policy has been applied.
     """
-    runs = web_of(request).services.runs
-    run = accepted.run
-    try:
-        run = await unless_disconnected(request.receive, runs.wait(run))
-    except ClientGone:
-        if not accepted.replayed:
-            await runs.disconnected(run)
-        raise
-    except Unavailable as exc:
-        return problem_response(problem_of(exc, more={"run": run_json(run)}), request)
-    problem = outcome_problem(run)
-    return json_response(run_json(run)) if problem is None else problem_response(problem, request)
+    response = await _outcome(request, accepted)
+    response.headers.update(rate_headers(accepted.rates))
+    return response
 
 
 async def created_stream(request: Request, accepted: Accepted, *, position: EventId | None) -> Response:
@@ -60,11 +52,14 @@ async def created_stream(request: Request, accepted: Accepted, *, position: Even
     and when the run is an earlier one.
     """
     run = accepted.run
-    if not accepted.replayed:
+    if accepted.replayed:
+        behind = position is not None and position.ord == run.ord
+        response = await run_stream(request, run, after=position if behind else None)
+    else:
         leave = partial(web_of(request).services.runs.disconnected, run)
-        return await run_stream(request, run, after=None, on_disconnect=leave)
-    behind = position is not None and position.ord == run.ord
-    return await run_stream(request, run, after=position if behind else None)
+        response = await run_stream(request, run, after=None, on_disconnect=leave)
+    response.headers.update(rate_headers(accepted.rates))
+    return response
 
 
 async def run_stream(
@@ -79,6 +74,21 @@ async def run_stream(
             return Response(status_code=204)
         batches = _put_back(first, batches)
     return EventStream(batches, limits=web.limits, on_disconnect=on_disconnect)
+
+
+async def _outcome(request: Request, accepted: Accepted) -> Response:
+    runs = web_of(request).services.runs
+    run = accepted.run
+    try:
+        run = await unless_disconnected(request.receive, runs.wait(run))
+    except ClientGone:
+        if not accepted.replayed:
+            await runs.disconnected(run)
+        raise
+    except Unavailable as exc:
+        return problem_response(problem_of(exc, more={"run": run_json(run)}), request)
+    problem = outcome_problem(run)
+    return json_response(run_json(run)) if problem is None else problem_response(problem, request)
 
 
 async def _put_back(first: Iterable[bytes], rest: Frames) -> Frames:

@@ -1,11 +1,15 @@
-"""Runs, threads and agents as the plain API's JSON. ``wire.py`` describes what is written here."""
+"""Runs, threads and agents as the plain API's JSON. ``wire.py`` describes what is written here.
+
+A cost is USD, null when the price of a part is not known.
+"""
 
 from datetime import datetime
 
 from roadworthy.domain.agent import Agent
+from roadworthy.domain.money import usd
 from roadworthy.domain.run import Run, ToolCall
 from roadworthy.domain.thread import Message, Thread
-from roadworthy.domain.usage import Tokens, Usage
+from roadworthy.domain.usage import ModelCall, Tokens, Usage
 from roadworthy.services.threads import ThreadView
 
 Json = dict[str, object]
@@ -26,7 +30,7 @@ def run_json(run: Run) -> Json:
         "tool_calls": [tool_call_json(call) for call in result.tool_calls],
         "error": None if result.error is None else {"code": result.error.code, "message": result.error.message},
         "usage": usage_json(result.usage),
-        "cost_usd": None,
+        "cost_usd": cost_json(result.usage.known_cost_nanos),
         "interrupts": [{"id": one.id, "value": one.value} for one in result.interrupts],
         "metadata": run.request.metadata,
         "created_at": run.created_at,
@@ -52,7 +56,33 @@ def tool_call_json(call: ToolCall) -> Json:
 
 def usage_json(usage: Usage) -> Json:
     """The sum over model calls."""
-    return {"model_calls": usage.model_calls, **tokens_json(usage.tokens), "estimated": usage.estimated}
+    return {
+        "model_calls": usage.model_calls,
+        **tokens_json(usage.tokens),
+        "estimated": usage.estimated,
+        "cost_usd": cost_json(usage.known_cost_nanos),
+        "unpriced_calls": usage.unpriced,
+    }
+
+
+def model_call_json(call: ModelCall) -> Json:
+    """One model call of a run."""
+    return {
+        "provider": call.provider,
+        "model": call.model,
+        "node": call.node,
+        "outcome": call.outcome,
+        **tokens_json(call.tokens),
+        "estimated": call.estimated,
+        "cost_usd": cost_json(call.cost_nanos),
+        "started_at": call.started_at,
+        "finished_at": call.finished_at,
+    }
+
+
+def cost_json(nanos: int | None) -> float | None:
+    """Nano-USD as USD."""
+    return None if nanos is None else usd(nanos)
 
 
 def tokens_json(tokens: Tokens) -> Json:
@@ -63,6 +93,7 @@ def tokens_json(tokens: Tokens) -> Json:
         "total_tokens": tokens.total,
         "cache_read_tokens": tokens.cache_read,
         "cache_write_tokens": tokens.cache_write,
+        "cache_write_1h_tokens": tokens.cache_write_1h,
         "reasoning_tokens": tokens.reasoning,
     }
 

@@ -20,10 +20,9 @@ from roadworthy.domain.event import (
     UsageReported,
 )
 from roadworthy.domain.run import Run
-from roadworthy.domain.usage import ModelCall
 from roadworthy.http.encoding import to_json
 from roadworthy.http.sse import frame
-from roadworthy.protocols.plain.documents import Json, tokens_json, usage_json
+from roadworthy.protocols.plain.documents import Json, cost_json, model_call_json, usage_json
 
 Lifecycle: TypeAlias = RunStarted | AttemptStarted | ContentRetracted | InterruptRaised
 
@@ -40,7 +39,7 @@ def opening_frame(run: Run) -> tuple[EventId, bytes]:
 
 
 def ending_frames(run: Run, event_id: EventId, body: RunEnded) -> list[tuple[EventId, bytes]]:
-    """``error`` (when the run failed) and ``done``, each with its id.
+    """``error`` (when the run failed) and ``done``, each with its id. ``run`` may be older than its end.
 
     The first has the id of the event, the second the next number, which nothing else can have: a client that was cut
     off between the two gets just the second. A run that never had an attempt ends behind its ``run`` event.
@@ -50,7 +49,14 @@ def ending_frames(run: Run, event_id: EventId, body: RunEnded) -> list[tuple[Eve
     if body.error is not None:
         documents.append({"type": "error", "code": body.error.code, "message": body.error.message})
     documents.append(
-        {"type": "done", "status": body.status.value, "run_id": run.run_id, "thread_id": run.thread_id},
+        {
+            "type": "done",
+            "status": body.status.value,
+            "run_id": run.run_id,
+            "thread_id": run.thread_id,
+            "usage": usage_json(body.usage),
+            "cost_usd": cost_json(body.usage.known_cost_nanos),
+        }
     )
     ids = [first._replace(n=first.n + offset) for offset in range(len(documents))]
     return [(one, _frame(str(one), document)) for one, document in zip(ids, documents, strict=True)]
@@ -77,7 +83,7 @@ def _document(body: RunEvent) -> Json:
         case CustomData():
             return {"type": "custom", "data": body.data}
         case UsageReported():
-            return {"type": "usage", "call": _model_call(body.call), "total": usage_json(body.total)}
+            return {"type": "usage", "call": model_call_json(body.call), "total": usage_json(body.total)}
         case RunEnded():
             raise ValueError("a run's end has frames of its own")
         case _:
@@ -106,15 +112,4 @@ def _tool_result(body: ToolCallFinished) -> Json:
         "result": body.result,
         "error": body.error,
         "duration_ms": body.duration_ms,
-    }
-
-
-def _model_call(call: ModelCall) -> Json:
-    return {
-        "provider": call.provider,
-        "model": call.model,
-        "node": call.node,
-        "outcome": call.outcome,
-        **tokens_json(call.tokens),
-        "estimated": call.estimated,
     }

@@ -24,6 +24,7 @@ _OF_CODE: Mapping[str, int] = {
     kind.code: status_of(kind)
     for kind in (
         errors.BudgetExceeded,
+        errors.PriceUnknown,
         errors.ProviderUnavailable,
         errors.StorageUnavailable,
         errors.StorageFull,

@@ -3,7 +3,7 @@
 Mounted by ``app.py``. What a run's answer looks like is ``answers.py``'s business.
 """
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.requests import Request
@@ -18,7 +18,7 @@ from roadworthy.http.openapi import json_request, problems
 from roadworthy.http.sse import MEDIA_TYPE
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.answers import created_stream, ended_run, json_response, run_stream, wants_events
-from roadworthy.protocols.plain.documents import agent_json, run_json
+from roadworthy.protocols.plain.documents import agent_json, model_call_json, run_json
 from roadworthy.protocols.plain.stream import parse_position, position_in
 from roadworthy.services.runs import CreateRun
 
@@ -39,6 +39,9 @@ After = Annotated[
         description="The same as a query parameter, for clients that cannot set headers. The header wins.",
     ),
 ]
+Include = Annotated[
+    Literal["model_calls"] | None, Query(description="Adds `model_calls`: each call with its tokens and its cost.")
+]
 RunAsked = Annotated[wire.RunBody, Depends(JsonBody(wire.RunBody))]
 ResumeAsked = Annotated[wire.ResumeBody, Depends(JsonBody(wire.ResumeBody, optional=True))]
 CancelAsked = Annotated[wire.CancelBody, Depends(JsonBody(wire.CancelBody, optional=True))]
@@ -58,7 +61,8 @@ _EVENTS: Final[dict[str, Any]] = {
     },
     "example": 'id: 1-1-1\ndata: {"id":"1-1-1","type":"run","run_id":"…","thread_id":"…","agent":"demo"}\n\n'
     'id: 1-1-2\ndata: {"id":"1-1-2","type":"content","message_id":"m1","content":"Hello","node":"model"}\n\n'
-    'id: 1-1-3\ndata: {"id":"1-1-3","type":"done","status":"success","run_id":"…","thread_id":"…"}\n\n',
+    'id: 1-1-3\ndata: {"id":"1-1-3","type":"done","status":"success","run_id":"…","thread_id":"…","usage":{…},'
+    '"cost_usd":0.0042}\n\n',
 }
 _CREATING: Final = (400, 402, 404, 408, 409, 415, 429, 507)
 _OUTCOMES: Final = (402, 409, 500, 502, 503, 504, 507)
@@ -117,10 +121,14 @@ async def stream(
     return await created_stream(request, accepted, position=position)
 
 
-@router.get("/runs/{run_id}", operation_id="get_run", response_model=wire.Run, responses=problems(404))
-async def get_run(run_id: str, call: Caller) -> Response:
+@router.get("/runs/{run_id}", operation_id="get_run", response_model=wire.RunDetail, responses=problems(404))
+async def get_run(run_id: str, call: Caller, include: Include = None) -> Response:
     """One run, as it is now."""
-    return json_response(run_json(await call.services.runs.get(call.principal, run_id)))
+    runs = call.services.runs
+    document = run_json(await runs.get(call.principal, run_id))
+    if include is not None:
+        document["model_calls"] = [model_call_json(one) for one in await runs.calls(call.principal, run_id)]
+    return json_response(document)
 
 
 @router.get(

@@ -152,17 +152,37 @@ class _Response(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Usage(_Response):
-    """Sum over model calls. `input_tokens` includes the cached ones, `output_tokens` the reasoning ones."""
-
-    model_calls: int
+class _Counted(_Response):
     input_tokens: int
     output_tokens: int
     total_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
+    cache_write_1h_tokens: int
     reasoning_tokens: int
     estimated: bool
+    cost_usd: float | None
+
+
+class Usage(_Counted):
+    """Sum over model calls. `input_tokens` includes the cached ones, `output_tokens` the reasoning ones.
+
+    `cost_usd` is null when `unpriced_calls` is not 0: the price of so many calls is not known.
+    """
+
+    model_calls: int
+    unpriced_calls: int
+
+
+class ModelCall(_Counted):
+    """One call of a model. `outcome`: complete, failed, cut, cancelled or lost. `cost_usd` is null without a price."""
+
+    provider: str
+    model: str
+    node: str
+    outcome: str
+    started_at: datetime
+    finished_at: datetime
 
 
 class ToolCall(_Response):
@@ -215,6 +235,12 @@ class Run(_Response):
     finished_at: datetime | None
     queue_ms: int | None
     duration_ms: int | None
+
+
+class RunDetail(Run):
+    """A run, with each of its model calls when they were asked for."""
+
+    model_calls: list[ModelCall] = Field(default_factory=list[ModelCall])
 
 
 class Thread(_Response):

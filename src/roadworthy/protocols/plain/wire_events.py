@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from roadworthy.protocols.plain.wire import Interrupt, RunStatus, Usage
+from roadworthy.protocols.plain.wire import Interrupt, ModelCall, RunStatus, Usage
 
 
 class _Event(BaseModel):
@@ -73,24 +73,6 @@ class CustomEvent(_Event):
     data: JsonValue
 
 
-class ModelCall(BaseModel):
-    """One call of a model. `outcome`: complete, failed, cut or cancelled."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    provider: str
-    model: str
-    node: str
-    outcome: str
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    estimated: bool
-
-
 class UsageEvent(_Event):
     """A model call has ended; `total` is the run's sum so far."""
 
@@ -121,6 +103,8 @@ class DoneEvent(_Event):
     status: RunStatus
     run_id: str
     thread_id: str
+    usage: Usage
+    cost_usd: float | None
 
 
 class HandoverEvent(BaseModel):

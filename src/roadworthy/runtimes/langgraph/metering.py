@@ -16,13 +16,13 @@ from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResu
 from langchain_core.tracers.context import register_configure_hook
 from langgraph.errors import GraphBubbleUp
 from langgraph.pregel._messages import StreamMessagesHandler
-from langgraph.runtime import RunControl
 
 from roadworthy.domain.errors import LimitReached, ProviderUnavailable
 from roadworthy.domain.event import ContentDelta, ContentRetracted
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Progress, RuntimeEvent
+from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop
 from roadworthy.runtimes.langgraph.jsonable import clean_text
 from roadworthy.runtimes.langgraph.messages import text_of
 from roadworthy.runtimes.langgraph.model_calls import OpenCall, first_message, open_call, text_length
@@ -37,10 +37,6 @@ attempt_meter: "ContextVar[ModelMeter | None]" = ContextVar("roadworthy_meter", 
 register_configure_hook(attempt_meter, inheritable=True)
 
 
-class AttemptStopped(GraphBubbleUp):
-    """Ends the graph's work at a call that it may not make. Passes retries and tools, leaves a clean checkpoint."""
-
-
 class ModelMeter(StreamMessagesHandler):
     """One attempt's watch. Safe from any thread.
 
@@ -51,20 +47,26 @@ class ModelMeter(StreamMessagesHandler):
     run_inline = True
     raise_error = True
 
-    def __init__(self, emit: Callable[[RuntimeEvent], None], *, caps: Caps, clock: Clock, tool_chars: int) -> None:
+    def __init__(
+        self,
+        emit: Callable[[RuntimeEvent], None],
+        *,
+        stop: AttemptStop,
+        caps: Caps,
+        clock: Clock,
+        tool_chars: int,
+    ) -> None:
         super().__init__(_nowhere, subgraphs=True)
         self._put = emit
+        self._stop = stop
         self._caps = caps
         self._clock = clock
         self._lock = Lock()
         self._open: dict[UUID, OpenCall] = {}
         self._model_calls = 0
-        self._closed = False
         self._last_progress = 0.0
-        self.control = RunControl()
         self.tools = ToolEvents(emit, clock=clock, max_chars=tool_chars)
         self.streamed: set[str] = set()
-        self.limit: LimitReached | None = None
         self.model_errors: list[BaseException] = []
 
     @property
@@ -78,8 +80,7 @@ class ModelMeter(StreamMessagesHandler):
         return True
 
     def close(self) -> None:
-        """No more calls: what threads of a given-up attempt still try to buy is refused."""
-        self._closed = True
+        """Nobody waits for a call any longer. After ``AttemptStop.close``."""
 
     def open_calls(self) -> Sequence[ModelCall]:
         """Calls that have neither ended nor failed, as if they were cancelled now."""
@@ -94,6 +95,7 @@ class ModelMeter(StreamMessagesHandler):
         run_id: UUID,
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        invocation_params: dict[str, Any] | None = None,
         **_: object,
     ) -> None:
         """A model is about to be called.
@@ -101,7 +103,11 @@ class ModelMeter(StreamMessagesHandler):
         Raises:
             AttemptStopped: it may not be.
         """
-        self._begin(run_id, messages[0] if messages else (), tags or (), metadata or {})
+        self._admit_call()
+        prompt = messages[0] if messages else ()
+        self._open[run_id] = open_call(
+            run_id, prompt, tags or (), metadata or {}, self._clock.now(), invocation_params=invocation_params
+        )
 
     def on_llm_start(
         self,
@@ -114,7 +120,9 @@ class ModelMeter(StreamMessagesHandler):
         **_: object,
     ) -> None:
         """As ``on_chat_model_start``, for models that complete texts."""
-        self._begin(run_id, [HumanMessage(prompt) for prompt in prompts], tags or (), metadata or {})
+        self._admit_call()
+        prompt = [HumanMessage(text) for text in prompts]
+        self._open[run_id] = open_call(run_id, prompt, tags or (), metadata or {}, self._clock.now())
 
     def on_llm_new_token(
         self,
@@ -134,13 +142,14 @@ class ModelMeter(StreamMessagesHandler):
         call.chunks += 1
         if message.id is not None:
             call.message_id = message.id
+        # Text and usage may come in one piece.
+        call.take_silent(message)
         if text:
             call.chars += len(text)
             if call.speaks and call.message_id is not None:
                 call.shown = True
                 self._put(ContentDelta(message_id=call.message_id, text=clean_text(text), node=call.node))
                 return
-        call.take_silent(message)
         self._progress()
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
@@ -193,9 +202,9 @@ class ModelMeter(StreamMessagesHandler):
         Raises:
             AttemptStopped: it may not.
         """
-        self._admit()
+        self._stop.check()
         if self.tools.started_count >= self._caps.tool_calls:
-            self._stop(f"the run reached its limit of {self._caps.tool_calls} tool calls")
+            self._stop.trip(LimitReached(f"the run reached its limit of {self._caps.tool_calls} tool calls"))
         self.tools.start(run_id, str(serialized.get("name", "")), inputs, input_str, tool_call_id)
 
     def on_tool_end(self, output: object, *, run_id: UUID, **_: object) -> None:
@@ -207,26 +216,13 @@ class ModelMeter(StreamMessagesHandler):
         if not isinstance(error, GraphBubbleUp | asyncio.CancelledError):
             self.tools.fail(run_id, error)
 
-    def _begin(
-        self, run_id: UUID, prompt: Sequence[BaseMessage], tags: Sequence[str], metadata: dict[str, object]
-    ) -> None:
-        self._admit()
+    def _admit_call(self) -> None:
+        self._stop.check()
         with self._lock:
             over = self._model_calls >= self._caps.model_calls
             self._model_calls += not over
         if over:
-            self._stop(f"the run reached its limit of {self._caps.model_calls} model calls")
-        self._open[run_id] = open_call(run_id, prompt, tags, metadata, self._clock.now())
-
-    def _admit(self) -> None:
-        if self._closed or self.limit is not None:
-            raise AttemptStopped("the attempt has ended")
-
-    def _stop(self, reason: str) -> None:
-        self.limit = LimitReached(reason)
-        # Should something in the graph swallow the exception, the run still ends before its next step.
-        self.control.request_drain("limit")
-        raise AttemptStopped(reason)
+            self._stop.trip(LimitReached(f"the run reached its limit of {self._caps.model_calls} model calls"))
 
     def _progress(self) -> None:
         """A piece without text shows nothing, but the run is alive."""

@@ -1,27 +1,48 @@
-"""A model call under way, and what it amounts to when it ends.
+"""A model call, as it is planned, under way, and as it ends.
 
-``metering`` opens one per call, feeds it the pieces of the answer, and closes it.
+``metering`` opens one per call, feeds it the pieces of the answer, and closes it; before that, the reservation gate
+asks what the call may cost.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.constants import TAG_NOSTREAM
 
 from roadworthy.domain.usage import ModelCall, Tokens
+from roadworthy.ports.runtime import PlannedCall
+from roadworthy.runtimes.langgraph.anthropic_usage import hear_message_start, take_start
 from roadworthy.runtimes.langgraph.current import inside_tool
-from roadworthy.runtimes.langgraph.messages import text_of
-from roadworthy.runtimes.langgraph.tokens import as_tokens, estimate, usage_of
+from roadworthy.runtimes.langgraph.tokens import (
+    answer_chars,
+    as_tokens,
+    estimate,
+    estimate_input,
+    estimate_output,
+    is_contradictory,
+    silent_chars,
+    usage_of,
+)
+
+_ANTHROPIC = "anthropic"
+_COMPLETE = "complete"
+# How LangChain's middleware marks calls of its own, such as those that write a summary.
+_INTERNAL = "lc_internal_call"
+_MAX_OUTPUT = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
 
 
 @dataclass(slots=True, kw_only=True)
 class OpenCall:
-    """``speaks``: its text is the agent's answer, not a tool's business. ``shown``: some of it was told."""
+    """``speaks``: its text is the agent's answer, not a tool's business. ``shown``: some of it was told.
+
+    ``tools`` are the definitions sent with the prompt. ``start``: what the provider said of the input before it
+    answered; ``usage``: what it said of the whole.
+    """
 
     call_id: str
     node: str
@@ -30,62 +51,96 @@ class OpenCall:
     started_at: datetime
     prompt: Sequence[BaseMessage]
     speaks: bool
+    tools: Sequence[object] = ()
     message_id: str | None = None
     shown: bool = False
     chars: int = 0
     chunks: int = 0
+    start: Tokens | None = None
     usage: UsageMetadata | None = None
 
     def take_silent(self, message: BaseMessage) -> None:
-        """Count a piece without text: thinking, tool arguments and usage are no content, but they cost."""
-        if isinstance(message, AIMessageChunk):
-            self.chars += sum(len(part.get("args") or "") for part in message.tool_call_chunks)
-            if message.usage_metadata is not None:
-                self.usage = add_usage(self.usage, message.usage_metadata)
-        if isinstance(message.content, list):
-            for block in message.content:
-                if isinstance(block, dict) and isinstance(thinking := block.get("thinking"), str):
-                    self.chars += len(thinking)
+        """Count what a piece has beside text: thinking, tool arguments and usage are no content, but they cost."""
+        if (start := take_start(message)) is not None:
+            self.start = start
+        self.chars += silent_chars(message)
+        if (usage := usage_of(message)) is not None:
+            self.usage = add_usage(self.usage, usage)
 
     def take_answer(self, message: BaseMessage) -> None:
         """Take over what the finished message says about itself."""
+        self.start = take_start(message) or self.start
         self.usage = usage_of(message) or self.usage
         self.message_id = self.message_id or message.id
         if not self.chunks:
-            self.chars = len(text_of(message.content))
+            self.chars = answer_chars(message)
 
     def ended(self, outcome: str, at: datetime, *, free: bool = False, cut_short: bool = False) -> ModelCall:
         """The call as it goes on record. ``free``: nothing was billed. ``cut_short``: it never told its whole usage."""
-        known = self.usage is not None and not cut_short
-        if self.usage is not None and known:
-            tokens = as_tokens(self.usage)
-        else:
-            tokens = Tokens() if free else estimate(self.prompt, self.chars)
+        tokens, estimated = self._counted(whole=outcome == _COMPLETE and not cut_short, free=free)
         return ModelCall(
             call_id=self.call_id,
             node=self.node,
             provider=self.provider,
             model=self.model,
             tokens=tokens,
-            estimated=not known and not free,
+            estimated=estimated,
             outcome=outcome,
             started_at=self.started_at,
             finished_at=at,
         )
 
+    def _counted(self, *, whole: bool, free: bool) -> tuple[Tokens, bool]:
+        """What the call used, and whether that is an estimate."""
+        if self.usage is not None and whole:
+            return as_tokens(self.usage), is_contradictory(self.usage)
+        if free:
+            return Tokens(), False
+        told = self.start if self.usage is None else as_tokens(self.usage)
+        if told is None:
+            return estimate(self.prompt, self.chars, self.tools), True
+        return replace(told, output=max(told.output, estimate_output(self.chars))), True
+
 
 def open_call(
-    run_id: UUID, prompt: Sequence[BaseMessage], tags: Sequence[str], metadata: Mapping[str, object], at: datetime
+    run_id: UUID,
+    prompt: Sequence[BaseMessage],
+    tags: Sequence[str],
+    metadata: Mapping[str, object],
+    at: datetime,
+    *,
+    invocation_params: Mapping[str, object] | None = None,
 ) -> OpenCall:
     """A call that begins ``at``, as LangChain's callbacks describe it."""
+    provider = str(metadata.get("ls_provider", ""))
+    if _ANTHROPIC in provider:
+        hear_message_start()
     return OpenCall(
+        call_id=str(run_id),
+        node=str(metadata.get("langgraph_node", "")),
+        provider=provider,
+        model=str(metadata.get("ls_model_name", "")),
+        started_at=at,
+        prompt=prompt,
+        speaks=TAG_NOSTREAM not in tags and _INTERNAL not in metadata and not inside_tool.get(),
+        tools=_tools(invocation_params or {}),
+    )
+
+
+def planned_call(
+    run_id: UUID,
+    messages: Sequence[BaseMessage],
+    metadata: Mapping[str, object],
+    invocation_params: Mapping[str, object],
+) -> PlannedCall:
+    """A call that is about to be made, as LangChain's callbacks describe it. Its input is an estimate."""
+    return PlannedCall(
         call_id=str(run_id),
         node=str(metadata.get("langgraph_node", "")),
         provider=str(metadata.get("ls_provider", "")),
         model=str(metadata.get("ls_model_name", "")),
-        started_at=at,
-        prompt=prompt,
-        speaks=TAG_NOSTREAM not in tags and not inside_tool.get(),
+        input_tokens=estimate_input(messages, _tools(invocation_params)),
+        max_output_tokens=_max_output(metadata, invocation_params),
     )
 
 
@@ -101,3 +156,14 @@ def first_message(response: LLMResult) -> BaseMessage | None:
 def text_length(response: LLMResult) -> int:
     """The characters of a completion."""
     return sum(len(generation.text) for generations in response.generations for generation in generations)
+
+
+def _tools(invocation_params: Mapping[str, object]) -> Sequence[object]:
+    tools = invocation_params.get("tools") or invocation_params.get("functions")
+    return tools if isinstance(tools, list) else ()
+
+
+def _max_output(metadata: Mapping[str, object], invocation_params: Mapping[str, object]) -> int | None:
+    """The largest of the limits that are named: which of several counts is the client's secret."""
+    said = [*(invocation_params.get(key) for key in _MAX_OUTPUT), metadata.get("ls_max_tokens")]
+    return max((limit for limit in said if isinstance(limit, int) and limit > 0), default=None)

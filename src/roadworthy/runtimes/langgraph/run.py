@@ -18,7 +18,8 @@ from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
-from roadworthy.ports.runtime import Caps, Drained, Outcome, RuntimeEvent
+from roadworthy.ports.runtime import Caps, Drained, Outcome, RuntimeEvent, Spending
+from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop, AttemptStopped
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.config import run_config, state_config
 from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
@@ -27,9 +28,10 @@ from roadworthy.runtimes.langgraph.failures import classify
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.history import ThreadHistory
 from roadworthy.runtimes.langgraph.keys import thread_key
-from roadworthy.runtimes.langgraph.metering import AttemptStopped, ModelMeter, attempt_meter
+from roadworthy.runtimes.langgraph.metering import ModelMeter, attempt_meter
 from roadworthy.runtimes.langgraph.outbox import Outbox
 from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_calls
+from roadworthy.runtimes.langgraph.reservation_gate import GatedMeter
 from roadworthy.runtimes.langgraph.results import Results, interrupts_of
 from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
 from roadworthy.runtimes.langgraph.sink import StateSink
@@ -38,7 +40,7 @@ from roadworthy.runtimes.langgraph.threads import WorkTracker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempted:
-    """What an attempt is about. ``agents``: all that are served."""
+    """What an attempt is about. ``agents``: all that are served. ``spending``: None when no budget applies."""
 
     run: Run
     agents: Mapping[str, ServedGraph]
@@ -47,6 +49,7 @@ class Attempted:
     clock: Clock
     first_on_thread: bool
     tool_chars: int
+    spending: Spending | None = None
 
     @property
     def served(self) -> ServedGraph:
@@ -67,9 +70,8 @@ class GraphExecution:
     def __init__(self, attempted: Attempted) -> None:
         self._about = attempted
         self._outbox = Outbox()
-        self._meter = ModelMeter(
-            self._outbox.put, caps=attempted.caps, clock=attempted.clock, tool_chars=attempted.tool_chars
-        )
+        self._stop = AttemptStop()
+        self._meter = self._make_meter(attempted)
         run = attempted.run
         self._work = WorkTracker()
         self._scope = AttemptScope(owner=run.owner, run_id=run.run_id, tools=self._meter.tools, work=self._work)
@@ -92,19 +94,19 @@ class GraphExecution:
                 raise outcome
             yield outcome
         finally:
-            self._meter.close()
+            self._refuse_calls()
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
 
     def drain(self) -> None:
         """See ``ports.runtime.Execution.drain``."""
-        self._meter.control.request_drain()
+        self._stop.control.request_drain()
 
     def fence(self) -> None:
         """See ``ports.runtime.Execution.fence``."""
         self._scope.fence()
-        self._meter.close()
+        self._refuse_calls()
 
     def open_calls(self) -> Sequence[ModelCall]:
         """See ``ports.runtime.Execution.open_calls``. Calls that ended but were never told are among them."""
@@ -129,6 +131,18 @@ class GraphExecution:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=patience.total_seconds())
 
+    def _make_meter(self, about: Attempted) -> ModelMeter:
+        put, stop = self._outbox.put, self._stop
+        if about.spending is None:
+            return ModelMeter(put, stop=stop, caps=about.caps, clock=about.clock, tool_chars=about.tool_chars)
+        return GatedMeter(
+            put, spending=about.spending, stop=stop, caps=about.caps, clock=about.clock, tool_chars=about.tool_chars
+        )
+
+    def _refuse_calls(self) -> None:
+        self._stop.close()
+        self._meter.close()
+
     async def _drive(self) -> Outcome | RoadworthyError:
         """The task that owns the graph. Failures are values, so that none is lost with a cancelled consumer."""
         current_attempt.set(self._scope)
@@ -139,13 +153,13 @@ class GraphExecution:
             with contained():
                 return await self._outcome()
         except GraphDrained:
-            return self._meter.limit or Drained()
+            return self._stop.reason or Drained()
         except AttemptStopped:
-            return self._meter.limit or LeaseLost("the attempt was given up")
+            return self._stop.reason or LeaseLost("the attempt was given up")
         except Exception as error:  # noqa: BLE001 -- the author's code may raise anything; what it means is named here
             if self._scope.fenced:
                 return LeaseLost("the attempt lost its lease")
-            return self._meter.limit or classify(error, model_errors=self._meter.model_errors)
+            return self._stop.reason or classify(error, model_errors=self._meter.model_errors)
 
     async def _outcome(self) -> Outcome:
         about = self._about
@@ -189,21 +203,21 @@ class GraphExecution:
         )
 
     async def _stream(self, plan: Start, results: Results) -> Outcome:
-        about, meter = self._about, self._meter
-        sink = StateSink(self._outbox.put, results, meter.streamed)
-        config = run_config(about.run, about.served, about.caps, sink, meter.control)
+        about, control = self._about, self._stop.control
+        sink = StateSink(self._outbox.put, results, self._meter.streamed)
+        config = run_config(about.run, about.served, about.caps, sink, control)
         parts = about.served.graph.astream(
             plan.input,
             config,
             context=about.run.request.context,
             stream_mode=[],
             durability=about.run.request.durability.value,
-            control=meter.control,
+            control=control,
         )
         async for _ in parts:
             pass
-        if meter.limit is not None:
-            raise meter.limit
+        if self._stop.reason is not None:
+            raise self._stop.reason
         if not sink.paused:
             return results.completed()
         self._outbox.put(InterruptRaised(interrupts=interrupts_of(tuple(sink.interrupts.values()))))

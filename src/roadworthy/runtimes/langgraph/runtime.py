@@ -18,7 +18,7 @@ from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.ports.clock import Clock
-from roadworthy.ports.runtime import Caps, Execution
+from roadworthy.ports.runtime import Caps, Execution, Spending
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
 from roadworthy.runtimes.langgraph.config import state_config
 from roadworthy.runtimes.langgraph.exits import contained_tasks
@@ -73,7 +73,9 @@ class LangGraphRuntime:
         check_context(served, context)
 
     @asynccontextmanager
-    async def execution(self, run: Run, *, caps: Caps, first_on_thread: bool) -> AsyncGenerator[Execution]:
+    async def execution(
+        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+    ) -> AsyncGenerator[Execution]:
         """See ``ports.runtime.AgentRuntime.execution``."""
         execution = GraphExecution(
             Attempted(
@@ -84,6 +86,7 @@ class LangGraphRuntime:
                 clock=self.clock,
                 first_on_thread=first_on_thread,
                 tool_chars=self.guard.max_chars,
+                spending=spending,
             )
         )
         try:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from roadworthy.domain.event import (
 from roadworthy.domain.ids import AgentName, RunId, ThreadId
 from roadworthy.domain.run import Interrupt, RunError, RunStatus
 from roadworthy.domain.usage import ModelCall, Tokens, Usage
+from roadworthy.protocols.plain.documents import usage_json
 from roadworthy.protocols.plain.encode import ending_frames, event_frame, handover_frame, opening_frame
 from roadworthy.protocols.plain.wire_events import StreamEvent
 from tests.support.web.fakes import MOMENT, make_run
@@ -31,11 +33,13 @@ CALL = ModelCall(
     node="model",
     provider="anthropic",
     model="claude",
-    tokens=Tokens(input=10, output=3, cache_read=2),
+    tokens=Tokens(input=10, output=3, cache_read=2, cache_write=5, cache_write_1h=4),
     estimated=True,
     outcome="cancelled",
     started_at=MOMENT,
     finished_at=MOMENT + timedelta(seconds=1),
+    cost_nanos=4_200_000,
+    price_version="today",
 )
 SAMPLES: list[tuple[RunEvent, dict[str, Any]]] = [
     (
@@ -77,7 +81,8 @@ def data_of(frame: bytes) -> dict[str, Any]:
 
 
 def documented(document: dict[str, Any]) -> bool:
-    return TypeAdapter[StreamEvent](StreamEvent).validate_python(document, strict=True).type == document["type"]
+    events = TypeAdapter[StreamEvent](StreamEvent)
+    return events.validate_json(json.dumps(document), strict=True).type == document["type"]
 
 
 @pytest.mark.parametrize(("body", "expected"), SAMPLES, ids=lambda value: type(value).__name__)
@@ -98,6 +103,22 @@ def test_usage_tells_the_call_and_the_sum() -> None:
     assert document["total"]["model_calls"] == 2
     assert document["total"]["input_tokens"] == 20
     assert document["total"]["estimated"] is True
+    assert (document["call"]["cost_usd"], document["total"]["cost_usd"]) == (0.0042, 0.0084)
+    assert (document["call"]["cache_write_1h_tokens"], document["total"]["cache_write_1h_tokens"]) == (4, 8)
+
+
+def test_a_cost_is_null_when_the_price_of_a_part_is_not_known() -> None:
+    unpriced = replace(CALL, cost_nanos=None)
+    total = Usage().plus([CALL, unpriced])
+    usage = data_of(event_frame(EventId(1, 1, 2), UsageReported(call=unpriced, total=total)))
+    assert (usage["call"]["cost_usd"], usage["total"]["cost_usd"], usage["total"]["unpriced_calls"]) == (None, None, 1)
+    ((_, frame),) = ending_frames(
+        make_run(attempt=1), EventId(1, 1, 9), RunEnded(status=RunStatus.SUCCESS, error=None, usage=total)
+    )
+    done = data_of(frame)
+    assert (done["cost_usd"], done["usage"]["unpriced_calls"], done["usage"]["model_calls"]) == (None, 1, 2)
+    assert documented(usage)
+    assert documented(done)
 
 
 def test_no_kind_of_event_is_forgotten() -> None:
@@ -107,7 +128,8 @@ def test_no_kind_of_event_is_forgotten() -> None:
 
 def test_a_run_that_did_well_ends_with_done_alone() -> None:
     run = make_run(attempt=1)
-    ((position, frame),) = ending_frames(run, EventId(1, 1, 9), RunEnded(status=RunStatus.SUCCESS, error=None))
+    ended = RunEnded(status=RunStatus.SUCCESS, error=None, usage=Usage().plus([CALL]))
+    ((position, frame),) = ending_frames(run, EventId(1, 1, 9), ended)
     assert position == EventId(1, 1, 9)
     assert data_of(frame) == {
         "id": "1-1-9",
@@ -115,6 +137,8 @@ def test_a_run_that_did_well_ends_with_done_alone() -> None:
         "status": "success",
         "run_id": run.run_id,
         "thread_id": "t",
+        "usage": usage_json(ended.usage),
+        "cost_usd": 0.0042,
     }
     assert documented(data_of(frame))
 
@@ -126,6 +150,15 @@ def test_a_run_that_failed_says_why_before_it_is_done() -> None:
     assert data_of(error) == {"id": "1-1-9", "type": "error", "code": "timeout", "message": "too long"}
     assert data_of(done)["status"] == "timeout"
     assert documented(data_of(error))
+
+
+def test_a_stream_says_which_budget_ended_the_run() -> None:
+    why = RunError(code="budget_exceeded", message="the daily budget of this user is used up: $5.02 of $5.00")
+    (_, error), (_, done) = ending_frames(
+        make_run(attempt=1), EventId(1, 1, 9), RunEnded(status=RunStatus.ERROR, error=why)
+    )
+    assert (data_of(error)["code"], data_of(error)["message"]) == (why.code, why.message)
+    assert data_of(done)["status"] == "error"
 
 
 def test_a_run_that_never_began_ends_behind_its_opening() -> None:

@@ -13,6 +13,7 @@ from tests.support.web.fakes import failed, make_run
         (RunStatus.CANCELLED, "disconnected", 409),
         (RunStatus.TIMEOUT, "timeout", 504),
         (RunStatus.ERROR, "budget_exceeded", 402),
+        (RunStatus.ERROR, "price_unknown", 402),
         (RunStatus.ERROR, "provider_unavailable", 502),
         (RunStatus.ERROR, "storage", 503),
         (RunStatus.ERROR, "storage_full", 507),

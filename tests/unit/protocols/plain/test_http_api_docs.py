@@ -6,6 +6,7 @@ from typing import get_args
 
 from roadworthy.app import build_app
 from roadworthy.http.deps import HttpLimits
+from roadworthy.http.usage_report import UsageReport, UsageReportRow
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.wire_events import StreamEvent
 from tests.support.web.fakes import Fakes
@@ -23,7 +24,12 @@ def section(heading: str) -> str:
 
 def test_every_route_is_listed_and_no_other() -> None:
     paths = build_app(Fakes().services, HttpLimits(), auth=True, version="0", api_version="v1").openapi()["paths"]
-    served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    served = {
+        f"{method.upper()} {path}"
+        for path, methods in paths.items()
+        for method in methods
+        if not path.startswith("/admin/")
+    }
     assert set(re.findall(r"`((?:GET|POST|DELETE) [^`]+)`", section("Which routes are there?"))) == served
 
 
@@ -56,6 +62,20 @@ def test_every_field_of_a_body_and_of_a_run_is_told() -> None:
     assert set(wire.Run.model_fields) == set(
         re.findall(r'^  "(\w+)":', section("How do I run an agent?"), re.MULTILINE)
     )
+
+
+def test_every_field_of_usage_and_of_a_report_is_told() -> None:
+    told = set(
+        re.findall(
+            r"`(\w+)`",
+            "".join(re.findall(r"^\|([^|]*)\|", section("What does a run cost?"), re.MULTILINE)),
+        )
+    )
+    assert told == set(wire.Usage.model_fields)
+    report = section("How do I see my usage and costs by day or model?")
+    assert set(UsageReport.model_fields) == set(re.findall(r'^  "(\w+)":', report, re.MULTILINE))
+    sums = {name for name, field in UsageReportRow.model_fields.items() if field.is_required()}
+    assert sums <= set(re.findall(r'"(\w+)":', report))
 
 
 def test_every_status_is_told() -> None:
