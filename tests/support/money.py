@@ -1,11 +1,25 @@
-"""Money for tests: prices that can be counted in the head, and budgets in them."""
+"""Money for tests: prices that can be counted in the head, budgets in them, and a ledger that says what it is told."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from roadworthy.domain.budget import Budget, BudgetScope, BudgetWindow
-from roadworthy.domain.ids import BudgetId, TenantId, new_id
-from roadworthy.domain.usage import Tokens
+from roadworthy.domain.budget import (
+    Budget,
+    BudgetBalance,
+    BudgetPeriod,
+    BudgetScope,
+    BudgetWindow,
+    Exhausted,
+    Held,
+    Occupied,
+    Reservation,
+)
+from roadworthy.domain.ids import BudgetId, RunId, TenantId, new_id
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.run import Run
+from roadworthy.domain.usage import ModelCall, Tokens
+from roadworthy.ports.ledger import UsageQuery, UsageRow
 from roadworthy.ports.prices import Price
 
 ACME = TenantId("acme")
@@ -49,3 +63,42 @@ def a_budget(
         created_at=since,
         updated_at=since,
     )
+
+
+class SilentLedger:
+    """A Ledger on which nothing is ever spent. Tests override what they are about."""
+
+    async def reserve(
+        self, run: Run, reservation: Reservation, periods: Sequence[BudgetPeriod]
+    ) -> Held | Occupied | Exhausted:
+        """See the port."""
+        return Held()
+
+    async def append(
+        self, run: Run, calls: Sequence[ModelCall], charges: Mapping[str, Sequence[BudgetPeriod]]
+    ) -> Sequence[BudgetBalance]:
+        """See the port."""
+        return ()
+
+    async def release(self, run: Run) -> None:
+        """See the port."""
+
+    async def settle_lost(self, run: Run) -> Sequence[ModelCall]:
+        """See the port."""
+        return ()
+
+    async def sweep(self, before: datetime) -> int:
+        """See the port."""
+        return 0
+
+    async def of_run(self, owner: Owner, run_id: RunId) -> Sequence[ModelCall]:
+        """See the port."""
+        return ()
+
+    async def usage(self, tenant: TenantId | None, query: UsageQuery) -> Sequence[UsageRow]:
+        """See the port."""
+        return ()
+
+    async def balances(self, tenant: TenantId, periods: Sequence[BudgetPeriod]) -> Sequence[BudgetBalance]:
+        """See the port."""
+        return [BudgetBalance(period=period) for period in periods]

@@ -4,7 +4,7 @@ Every call costs one nano-USD, so a budget's limit is the number of calls that i
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +58,7 @@ class CountingModel(ScriptedChatModel):
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: object,
-    ) -> Any:
+    ) -> AsyncIterator[ChatGenerationChunk]:
         self.billed.append("async")
         async for chunk in super()._astream(messages, stop, run_manager):
             yield chunk

@@ -12,12 +12,12 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 
-from roadworthy.domain.errors import AgentFailed, InvalidRequest, LeaseLost
+from roadworthy.domain.errors import AgentFailed, BudgetExceeded, InvalidRequest, LeaseLost
 from roadworthy.domain.event import ContentDelta, InterruptRaised
 from roadworthy.domain.ids import AgentName
 from roadworthy.domain.run import InputKind, Interrupt
 from roadworthy.domain.usage import ModelCall
-from roadworthy.ports.runtime import AgentRuntime, Completed, Drained, Paused, Progress
+from roadworthy.ports.runtime import AgentRuntime, Completed, Drained, Paused, PlannedCall, Progress
 from roadworthy.runtimes.scripted import Begun, Fail, Gate, ScriptedRuntime, says
 from tests.conformance.runtime.playing import (
     BOUND,
@@ -243,6 +243,33 @@ async def test_a_cancelled_attempt_owes_its_open_call_and_settles(subject: Subje
         assert [call.outcome for call in execution.open_calls()] == ["cancelled"]
         await execution.settled()
         assert execution.settled_now
+
+
+class Refusing:
+    """A Spending with nothing left."""
+
+    def __init__(self) -> None:
+        self.asked: list[PlannedCall] = []
+
+    async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
+        self.asked.append(call)
+        raise BudgetExceeded("nothing is left")
+
+    def refusal(self) -> BudgetExceeded | None:
+        return None
+
+    def ended(self, call: ModelCall) -> None:
+        raise AssertionError("no call was made")
+
+
+async def test_a_call_for_which_there_is_no_money_is_not_made(subject: Subject) -> None:
+    subject.does("hang")
+    spending = Refusing()
+    played = await play(subject.runtime, message(subject), spending=spending)
+    assert isinstance(played.error, BudgetExceeded)
+    assert len(spending.asked) == 1
+    assert played.of(ModelCall) == []
+    assert played.open_calls == ()
 
 
 async def test_a_runtime_says_when_it_is_ready(subject: Subject) -> None:

@@ -277,11 +277,14 @@ async def test_calls_of_one_maker_do_not_wait_for_each_other(bench: Bench) -> No
     assert len(model.billed) == 5
 
 
-async def test_a_model_without_a_price_is_not_called_under_a_budget_with_a_limit(bench: Bench) -> None:
-    class Nameless(CountingModel):
-        def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> Any:
-            return super()._get_ls_params(stop) | {"ls_model_name": UNKNOWN_MODEL}
+class Nameless(CountingModel):
+    """Nobody knows its price."""
 
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> Any:
+        return super()._get_ls_params(stop) | {"ls_model_name": UNKNOWN_MODEL}
+
+
+async def test_a_model_without_a_price_is_not_called_under_a_budget_with_a_limit(bench: Bench) -> None:
     model = Nameless(turns=(THE_END,))
 
     async def node(state: MessagesState) -> dict[str, Any]:
@@ -295,10 +298,6 @@ async def test_a_model_without_a_price_is_not_called_under_a_budget_with_a_limit
 
 
 async def test_a_model_without_a_price_is_called_under_a_budget_that_only_warns(bench: Bench) -> None:
-    class Nameless(CountingModel):
-        def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> Any:
-            return super()._get_ls_params(stop) | {"ls_model_name": UNKNOWN_MODEL}
-
     model = Nameless(turns=(THE_END,))
     budget = a_budget(None, soft_nanos=1)
     async with open_till(bench.folder, budget) as till, bench.serve(create_agent(model, [])) as runtime:

@@ -75,7 +75,9 @@ class WatchedRuntime(ScriptedRuntime):
         if run.attempt == 1:
             self.begun.setdefault(ref, []).append(run.ord)
         try:
-            async with super().execution(run, caps=caps, first_on_thread=first_on_thread, spending=spending) as execution:
+            async with super().execution(
+                run, caps=caps, first_on_thread=first_on_thread, spending=spending
+            ) as execution:
                 yield execution
         finally:
             self.active[ref] -= 1

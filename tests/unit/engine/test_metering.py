@@ -1,17 +1,30 @@
-"""The meter loses no call, whatever the ledger does, and asks for each write before the run's end is asked for."""
+"""The meter loses no call, whatever the ledger does, and asks for each write before the run's end is asked for.
+
+What it writes has its price and the periods that it counts towards.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
+from roadworthy.domain.budget import Budget, BudgetBalance, BudgetPeriod
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId
 from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit, RateKind, RateLimit, RateScope
 from roadworthy.domain.run import InputKind, Run, RunRequest, RunStatus
 from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.engine.metering import Meter
+from roadworthy.engine.settlements import Settlements
+from roadworthy.engine.spending import AttemptSpending, Purse
+from roadworthy.ports.ledger import Ledger
+from roadworthy.ports.policies import PolicyStore
+from roadworthy.ports.runtime import PlannedCall
+from roadworthy.storage.rates import MemoryRateCounters
+from tests.support.money import FlatPrices, SilentLedger, a_budget
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ANN = Owner(tenant=TenantId("acme"), user=UserId("ann"))
@@ -31,13 +44,13 @@ RUN = Run(
 )
 
 
-def call(name: str) -> ModelCall:
+def call(name: str, tokens: Tokens | None = None) -> ModelCall:
     return ModelCall(
         call_id=name,
         node="model",
         provider="p",
         model="m",
-        tokens=Tokens(),
+        tokens=tokens or Tokens(),
         estimated=False,
         outcome="complete",
         started_at=NOW,
@@ -45,7 +58,7 @@ def call(name: str) -> ModelCall:
     )
 
 
-class HeldLedger:
+class HeldLedger(SilentLedger):
     """Stores a batch when the test lets it; ``errors`` are raised by the next writes."""
 
     def __init__(self, *, held: bool = False) -> None:
@@ -74,6 +87,64 @@ class HeldLedger:
 
     async def release(self, run: Run) -> None:
         self.released.append(run.run_id)
+
+
+class Clock:
+    """Stands still."""
+
+    def now(self) -> datetime:
+        return NOW
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+class Notes:
+    """A Telemetry that keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, dict[str, str | float | bool | None]]] = []
+
+    def run_finished(self, run: Run) -> None:
+        raise AssertionError("not used")
+
+    def attempt_failed(self, run: Run, error: BaseException) -> None:
+        raise AssertionError("not used")
+
+    def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
+        self.notes.append((event, fields))
+
+
+def a_spending(
+    ledger: Ledger, *budgets: Budget, settlements: Settlements | None = None, limits: Sequence[AppliedLimit] = ()
+) -> AttemptSpending:
+    purse = Purse(
+        ledger=ledger,
+        prices=FlatPrices(),
+        policies=cast("PolicyStore", None),
+        clock=Clock(),
+        settlements=settlements or Settlements(),
+        reserved_output_tokens=100,
+    )
+    return AttemptSpending(RUN, purse, budgets=budgets, token_limits=limits)
+
+
+def a_meter(
+    ledger: Ledger,
+    group: asyncio.TaskGroup,
+    spending: AttemptSpending | None = None,
+    *,
+    rates: MemoryRateCounters | None = None,
+    telemetry: Notes | None = None,
+) -> Meter:
+    return Meter(
+        RUN,
+        group,
+        spending=spending or a_spending(ledger),
+        ledger=ledger,
+        rates=rates or MemoryRateCounters(),
+        telemetry=telemetry or Notes(),
+    )
 
 
 async def test_calls_are_stored_in_order_without_waiting_for_the_flush() -> None:
@@ -144,3 +215,74 @@ async def test_a_bug_of_the_ledger_reaches_who_flushes_and_not_the_graph() -> No
             await meter.flush()
         await meter.flush()
     assert ledger.stored == ["a"]
+
+
+async def test_a_call_is_priced_and_charged_to_every_budget_that_fits() -> None:
+    ledger, one, two = HeldLedger(), a_budget(100), a_budget(None, soft_nanos=5)
+    async with asyncio.TaskGroup() as group:
+        meter = a_meter(ledger, group, a_spending(ledger, one, two))
+        priced = meter.record(call("a", Tokens(input=3, output=4)))
+        await meter.flush()
+    assert (priced.cost_nanos, priced.price_version) == (7, "flat")
+    assert ledger.costs == [7]
+    (charges,) = ledger.charged
+    assert {period.budget for period in charges["a"]} == {one, two}
+
+
+async def test_without_budgets_nothing_is_charged_and_nothing_released() -> None:
+    ledger = HeldLedger()
+    async with asyncio.TaskGroup() as group:
+        meter = a_meter(ledger, group)
+        meter.record(call("a", Tokens(input=3)))
+        await meter.flush()
+        await meter.release()
+    assert ledger.charged == [{}]
+    assert ledger.costs == [3]
+    assert ledger.released == []
+
+
+async def test_only_what_is_still_held_at_the_end_is_released() -> None:
+    ledger = HeldLedger()
+    spending = a_spending(ledger, a_budget(100))
+    async with asyncio.TaskGroup() as group:
+        meter = a_meter(ledger, group, spending)
+        await spending.reserve(planned("made"))
+        meter.record(call("made"))
+        await meter.flush()
+        await meter.release()
+        assert ledger.released == []
+        await spending.reserve(planned("never made"))
+        await meter.release()
+        await meter.release()
+    assert ledger.released == [RUN.run_id]
+
+
+async def test_a_budget_that_crosses_its_soft_limit_is_noted() -> None:
+    budget = a_budget(100)
+    ledger, notes = HeldLedger(), Notes()
+    period = budget.period_of("acme", NOW)
+    ledger.crossed = (BudgetBalance(period=period, spent_nanos=81),)
+    async with asyncio.TaskGroup() as group:
+        meter = a_meter(ledger, group, a_spending(ledger, budget), telemetry=notes)
+        meter.record(call("a", Tokens(input=3)))
+        await meter.flush()
+    ((event, fields),) = notes.notes
+    assert event == "budget_soft_limit"
+    assert fields["budget_id"] == budget.budget_id
+    assert (fields["scope"], fields["window"], fields["subject"]) == ("tenant", "total", "acme")
+    assert (fields["spent_usd"], fields["warns_at_usd"], fields["allowed_usd"]) == (81e-9, 80e-9, 100e-9)
+
+
+async def test_used_tokens_count_towards_the_callers_minute() -> None:
+    ledger, rates = HeldLedger(), MemoryRateCounters()
+    limit = RateLimit(tenant=ANN.tenant, scope=RateScope.USER, kind=RateKind.TOKENS, limit=100)
+    applied = AppliedLimit(limit=limit, subject="ann")
+    async with asyncio.TaskGroup() as group:
+        meter = a_meter(ledger, group, a_spending(ledger, limits=[applied]), rates=rates)
+        meter.record(call("a", Tokens(input=30, output=10)))
+        await meter.flush()
+    assert (await rates.look(applied)).remaining == 60
+
+
+def planned(call_id: str) -> PlannedCall:
+    return PlannedCall(call_id=call_id, node="n", provider="p", model="m", input_tokens=1, max_output_tokens=None)

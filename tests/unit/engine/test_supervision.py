@@ -1,11 +1,14 @@
 """A process that lost every slot to its threads says so and ends, unless they come back in time."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run
 from roadworthy.engine import supervision
 from roadworthy.engine.supervision import EngineStuck, watch_slots
@@ -29,7 +32,12 @@ class Slots:
         self.last.set()
         return self.answers[0]
 
-    async def submit(self, run: Run, *, idempotency: IdempotencyRecord | None) -> Accepted:
+    async def submit(
+        self, run: Run, *, idempotency: IdempotencyRecord | None, at_once: Sequence[AppliedLimit] = ()
+    ) -> Accepted:
+        raise AssertionError("not used")
+
+    async def find_replay(self, owner: Owner, record: IdempotencyRecord) -> Run | None:
         raise AssertionError("not used")
 
     async def stop(self, run: Run, reason: CancelReason) -> Run:

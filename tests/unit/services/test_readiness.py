@@ -1,8 +1,12 @@
 """What makes a process unready, what only degrades it, and that each has a name."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.services.readiness import Problem, Readiness
@@ -16,7 +20,12 @@ class Engine:
         self._stuck = stuck
         self._trouble = trouble
 
-    async def submit(self, run: Run, *, idempotency: IdempotencyRecord | None) -> Accepted:
+    async def submit(
+        self, run: Run, *, idempotency: IdempotencyRecord | None, at_once: Sequence[AppliedLimit] = ()
+    ) -> Accepted:
+        raise AssertionError("not used")
+
+    async def find_replay(self, owner: Owner, record: IdempotencyRecord) -> Run | None:
         raise AssertionError("not used")
 
     async def stop(self, run: Run, reason: CancelReason) -> Run:
