@@ -24,13 +24,13 @@ class Silence:
     """``ports.telemetry`` without a word."""
 
     def run_finished(self, run: Run) -> None:
-        pass
+        """See the port."""
 
     def attempt_failed(self, run: Run, error: BaseException) -> None:
-        pass
+        """See the port."""
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
-        pass
+        """See the port."""
 
 
 async def _main(folder: Path, runs: int) -> None:

@@ -74,6 +74,8 @@ class AttemptSpending:
         self._held: set[str] = set()
         self._standings: dict[tuple[str, datetime], Standing] = {}
         self._unknown: PriceUnknown | None = None
+        # Calls that ended and are not on record yet, with their price: the catalogue is slow.
+        self._told: dict[str, ModelCall] = {}
 
     @property
     def applies(self) -> bool:
@@ -132,7 +134,8 @@ class AttemptSpending:
 
     def ended(self, call: ModelCall) -> None:
         """See ``ports.runtime.Spending``."""
-        cost = self.priced(call).cost_nanos
+        priced = self._told[call.call_id] = self._price(call)
+        cost = priced.cost_nanos
         if cost is None:
             self._unknown = self._price_unknown(call.model) if self._limited else None
             return
@@ -141,6 +144,12 @@ class AttemptSpending:
 
     def priced(self, call: ModelCall) -> ModelCall:
         """The call with its cost, None when nobody knows it. What counted nothing costs nothing."""
+        told = self._told.pop(call.call_id, None)
+        if told is not None and (told.tokens, told.outcome) == (call.tokens, call.outcome):
+            return told
+        return self._price(call)
+
+    def _price(self, call: ModelCall) -> ModelCall:
         if call.tokens == _NOTHING and not call.estimated:
             return replace(call, cost_nanos=0)
         price = self._purse.prices.price(call.provider, call.model, call.tokens, call.started_at)
