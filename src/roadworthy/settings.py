@@ -171,6 +171,20 @@ class Settings(BaseSettings):
         "the model's own limit is lower.",
     )
 
+    thread_ttl_days: int | None = Field(
+        default=None, ge=1, description="Days after its last use when a thread is erased; never without it."
+    )
+    events_ttl_days: int | None = Field(
+        default=30, ge=1, description="Days after a run's end when its events go; the run itself stays with its thread."
+    )
+    idempotency_ttl_hours: int = Field(default=24, ge=1, description="Hours for which an `Idempotency-Key` is known.")
+    checkpoints_kept: int = Field(
+        default=10, ge=1, description="Latest checkpoints of a thread that are kept, besides those something stands on."
+    )
+    outputs_kept: int = Field(
+        default=10, ge=1, description="Latest runs of a thread whose whole `output` is kept; of older ones it is null."
+    )
+
     store_scope: Literal["user", "tenant"] = Field(
         default="user", description="Who shares the items that agents keep in LangGraph's store."
     )

@@ -38,7 +38,8 @@ class ModelCall:
     ``outcome`` is ``complete``, ``failed``, ``cut`` (stream without its end), ``cancelled``, or ``lost``: its worker
     died in the middle of it. ``provider`` and ``model`` are what the model object claims (``anthropic``, ``claude-…``),
     empty when unknown. ``cost_nanos``: nano-USD, None while it is not priced or when nobody knows its price;
-    ``price_version`` names the price list.
+    ``price_version`` names the price list. ``journalled``: after a crash its response is there, so that it is not
+    bought again; only meant for calls that are complete.
     """
 
     call_id: str
@@ -52,17 +53,21 @@ class ModelCall:
     finished_at: datetime
     cost_nanos: int | None = None
     price_version: str = ""
+    journalled: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """The sum over a run's model calls, of all attempts. ``unpriced``: calls whose price nobody knows."""
+    """The sum over a run's model calls, of all attempts. ``unpriced``: calls whose price nobody knows; ``unjournalled``:
+    complete ones that would be bought again after a crash.
+    """
 
     model_calls: int = 0
     tokens: Tokens = Tokens()
     estimated: bool = False
     cost_nanos: int = 0
     unpriced: int = 0
+    unjournalled: int = 0
 
     @property
     def known_cost_nanos(self) -> int | None:
@@ -79,5 +84,6 @@ class Usage:
                 estimated=usage.estimated or call.estimated,
                 cost_nanos=usage.cost_nanos + (call.cost_nanos or 0),
                 unpriced=usage.unpriced + (call.cost_nanos is None),
+                unjournalled=usage.unjournalled + (not call.journalled),
             )
         return usage

@@ -20,6 +20,8 @@ from roadworthy.domain.event import (
 )
 from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
@@ -37,6 +39,13 @@ class Caps:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """The graph finished a step or a model began to answer: the run is alive. Shown to nobody."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReplayed:
+    """A model call that an earlier attempt made, and paid: its response came from the journal. ``call`` as it was."""
+
+    call: ModelCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +117,7 @@ RuntimeEvent: TypeAlias = (
     | ToolCallFinished
     | CustomData
     | ModelCall
+    | ModelReplayed
     | InterruptRaised
     | Progress
     | Outcome
@@ -126,6 +136,7 @@ class Execution(Protocol):
             AgentFailed: the agent's code raised, its input does not fit its state, or it is not served any more.
             ProviderUnavailable: a model call failed for the provider's reasons and nothing in the agent recovered it.
             LimitReached: a cap of ``Caps`` was hit; the state up to the last step is kept.
+            NeedsReview: a tool that must run only once has an unknown outcome; ``open_reviews`` names it.
             BudgetExceeded: ``Spending`` refused a call; the state up to the last step is kept.
             StorageUnavailable: a checkpoint could not be written.
             LeaseLost: ``fence`` was raised.
@@ -214,6 +225,30 @@ class AgentRuntime(Protocol):
 
         Empty when there is none, or when the agent, which alone can read it, is not served any more.
         """
+        ...
+
+    async def open_reviews(self, ref: ThreadRef) -> Sequence[ToolReview]:
+        """Tool calls of a thread whose outcome is unknown, oldest first."""
+        ...
+
+    async def resolve(self, ref: ThreadRef, tool_call_id: str, resolution: Resolution) -> bool:
+        """Say what became of such a call, for the run that resumes. False when there is no such call."""
+        ...
+
+    async def prune_thread(self, ref: ThreadRef, *, keep: int) -> int:
+        """Delete checkpoints that nothing needs any more: all but the latest ``keep`` of the root graph, those that
+        tell the latest run from the one before, and what open interrupts stand on. Returns how many went.
+
+        Only for threads without a run under way.
+        """
+        ...
+
+    async def export_items(self, owner: Owner) -> Sequence[JsonObject]:
+        """What agents keep of a user in their store: ``{namespace, key, value, created_at, updated_at}`` each."""
+        ...
+
+    async def erase_items(self, owner: Owner) -> int:
+        """Delete those. Returns how many."""
         ...
 
     async def erase_thread(self, ref: ThreadRef) -> None:
