@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -48,14 +48,15 @@ class InProcess:
 
 
 @asynccontextmanager
-async def in_process(folder: Path) -> AsyncGenerator[InProcess]:
-    """The baseline, ready."""
+async def in_process(folder: Path, saver: Literal["stock", "ours"] = "stock") -> AsyncGenerator[InProcess]:
+    """The baseline, ready. ``saver``: LangGraph's own, or the server's."""
     with measured_core():
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "benchmarks.inprocess",
-            str(folder / "baseline.sqlite"),
+            str(folder / f"baseline-{saver}.sqlite"),
+            saver,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LINE_MAX,

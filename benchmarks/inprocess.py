@@ -1,6 +1,7 @@
 """The baseline: the same graphs in a process without a server. Reads orders from stdin, writes results to stdout.
 
-``baseline.py`` starts it. Its saver is LangGraph's own on a file, set up as the server's: WAL, synchronous NORMAL.
+``baseline.py`` starts it. Its saver is LangGraph's own on a file, set up as the server's: WAL, synchronous NORMAL;
+or, to compare the two, the server's.
 """
 
 import asyncio
@@ -15,13 +16,15 @@ from typing import Any, cast
 
 import aiosqlite
 import uvloop
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from benchmarks.graphs.scripted import BUILDERS, Graph
+from roadworthy.runtimes.langgraph.checkpoints import open_checkpoints
 
 _MESSAGE = "How long is the road?"
+_ANSWER = "As long as it takes, and then some. " * 8
 
 
 class Baseline:
@@ -30,6 +33,7 @@ class Baseline:
     def __init__(self, saver: AsyncSqliteSaver) -> None:
         self._graphs = {name: build(saver) for name, build in BUILDERS.items()}
         self._threads = count()
+        self._prepared: list[RunnableConfig] = []
 
     async def obey(self, order: Mapping[str, Any]) -> Mapping[str, object]:
         """Do what an order says."""
@@ -37,6 +41,9 @@ class Baseline:
         match order["do"]:
             case "load":
                 return await self._load(graph, order["kind"], order["clients"], order["seconds"])
+            case "prepare":
+                self._prepared = [await self._thread(graph, order["messages"]) for _ in range(order["clients"])]
+                return {}
             case "first_token":
                 return {"seconds": [await self._first_token(graph) for _ in range(order["times"])]}
             case "at_once":
@@ -44,11 +51,21 @@ class Baseline:
             case unknown:
                 raise ValueError(f"no such order: {unknown}")
 
+    async def _thread(self, graph: Graph, messages: int) -> RunnableConfig:
+        """A thread that already has so many messages."""
+        config = self._config()
+        said = [one for n in range(messages // 2) for one in (HumanMessage(_MESSAGE), AIMessage(f"{n}. {_ANSWER}"))]
+        await graph.aupdate_state(config, {"messages": said})
+        return config
+
     async def _load(self, graph: Graph, kind: str, clients: int, seconds: float) -> Mapping[str, object]:
+        """Each client on the thread prepared for it, once; without one every run gets a new thread."""
         run = self._invoke if kind == "invoke" else self._stream
+        prepared, self._prepared = self._prepared, []
         times: list[float] = []
         began_at = perf_counter()
-        await asyncio.gather(*(_repeat(run, graph, began_at + seconds, times) for _ in range(clients)))
+        threads = prepared or [None] * clients
+        await asyncio.gather(*(_repeat(run, graph, thread, began_at + seconds, times) for thread in threads))
         return {"wall": perf_counter() - began_at, "seconds": times}
 
     async def _at_once(self, graph: Graph, clients: int) -> Mapping[str, object]:
@@ -68,11 +85,11 @@ class Baseline:
             raise ValueError("a stream without content")
         return first
 
-    async def _invoke(self, graph: Graph) -> None:
-        await graph.ainvoke(_input(), self._config())
+    async def _invoke(self, graph: Graph, thread: RunnableConfig | None = None) -> None:
+        await graph.ainvoke(_input(), thread or self._config())
 
-    async def _stream(self, graph: Graph) -> None:
-        async for _ in graph.astream(_input(), self._config(), stream_mode="messages"):
+    async def _stream(self, graph: Graph, thread: RunnableConfig | None = None) -> None:
+        async for _ in graph.astream(_input(), thread or self._config(), stream_mode="messages"):
             pass
 
     def _config(self) -> RunnableConfig:
@@ -83,14 +100,20 @@ def _input() -> dict[str, list[HumanMessage]]:
     return {"messages": [HumanMessage(_MESSAGE)]}
 
 
-async def _repeat(run: Callable[[Graph], Awaitable[None]], graph: Graph, until: float, times: list[float]) -> None:
+async def _repeat(
+    run: Callable[[Graph, RunnableConfig | None], Awaitable[None]],
+    graph: Graph,
+    thread: RunnableConfig | None,
+    until: float,
+    times: list[float],
+) -> None:
     while (began_at := perf_counter()) < until:
-        await run(graph)
+        await run(graph, thread)
         times.append(perf_counter() - began_at)
 
 
 @asynccontextmanager
-async def _saver(path: Path) -> AsyncGenerator[AsyncSqliteSaver]:
+async def _stock(path: Path) -> AsyncGenerator[AsyncSqliteSaver]:
     async with aiosqlite.connect(path) as connection:
         saver = AsyncSqliteSaver(connection)
         await saver.setup()
@@ -98,9 +121,9 @@ async def _saver(path: Path) -> AsyncGenerator[AsyncSqliteSaver]:
         yield saver
 
 
-async def _main(path: Path) -> None:
-    async with _saver(path) as saver:
-        baseline = Baseline(saver)
+async def _main(path: Path, saver: str) -> None:
+    async with _stock(path) if saver == "stock" else open_checkpoints(path) as opened:
+        baseline = Baseline(opened)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -109,4 +132,4 @@ async def _main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(Path(sys.argv[1])))
+    uvloop.run(_main(Path(sys.argv[1]), sys.argv[2]))

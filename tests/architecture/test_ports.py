@@ -9,24 +9,32 @@ from roadworthy.domain.ids import KeyId, RunId, TenantId
 from roadworthy.domain.principal import ApiKey, Owner
 from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef
-from roadworthy.ports import ledger, policies, store
+from roadworthy.ports import ledger, policies, retention, store
+from roadworthy.ports.retention import UsedThread
 
 # They carry their owner.
 OWNED = (Owner, ThreadRef, Run, TenantId, TenantId | None)
 # Before a key is found there is no tenant; a new key carries its owner; whether any key exists concerns none; what was
-# erased halfway is finished at a start for everybody; and so is what dead workers have reserved, every half minute.
+# erased halfway is finished at a start for everybody; and so is what dead workers have reserved, every half minute. The
+# pruner goes through everybody's.
 WITHOUT_A_TENANT = {
     "KeyStore.find": KeyId,
     "KeyStore.insert": ApiKey,
     "KeyStore.any": None,
     "ThreadStore.unfinished_erasures": None,
     "Ledger.sweep": datetime,
+    "RetentionStore.unused_threads": datetime,
+    "RetentionStore.prune_events": datetime,
+    "RetentionStore.used_threads": datetime,
+    "RetentionStore.trim_outputs": UsedThread,
+    "RetentionStore.visited_until": None,
+    "RetentionStore.note_visited": datetime,
 }
 
 
 def _methods() -> list[tuple[str, object]]:
     found: list[tuple[str, object]] = []
-    for module in (store, ledger, policies):
+    for module in (store, ledger, policies, retention):
         for name, port in inspect.getmembers(module, inspect.isclass):
             if port.__module__ != module.__name__ or not getattr(port, "_is_protocol", False):
                 continue
@@ -49,5 +57,6 @@ def test_an_exception_is_one_that_is_needed() -> None:
 
 def test_the_stores_are_looked_at() -> None:
     names = {method.split(".")[0] for method, _ in _methods()}
-    assert {"RunStore", "ThreadStore", "KeyStore", "Ledger", "PolicyStore", "AuditLog"} == names
+    stores = {"RunStore", "ThreadStore", "KeyStore", "Ledger", "PolicyStore", "AuditLog"}
+    assert names == {*stores, "RetentionStore", "UserRecords"}
     assert RunId not in OWNED

@@ -1,7 +1,7 @@
 """The data folder as operator's commands see it, beside a running server or without one.
 
-``keys``, ``runs``, ``budgets``, ``rates``, ``usage`` and ``audit`` open it, do one thing, and close it. No folder lock
-is taken: every change is one transaction.
+``keys``, ``runs``, ``budgets``, ``rates``, ``usage``, ``audit`` and ``users`` open it, do one thing, and close it. No
+folder lock is taken: every change is one transaction. (``users erase`` takes it, for the agents' own files.)
 """
 
 import getpass
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from roadworthy.services.limits import Limits
     from roadworthy.services.usage import UsageReports
     from roadworthy.settings import Settings
+    from roadworthy.storage.folder import DataFolder
+    from roadworthy.storage.sqlite import SqliteDatabase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,23 +63,15 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
     from roadworthy.services.limits import Limits
     from roadworthy.services.usage import UsageReports
     from roadworthy.storage.audit import SqlAuditLog
-    from roadworthy.storage.folder import open_folder
     from roadworthy.storage.keys import SqlKeyStore
     from roadworthy.storage.ledger import SqlLedger
     from roadworthy.storage.policies import SqlPolicyStore
     from roadworthy.storage.queue import SqlRunQueue
     from roadworthy.storage.runs import SqlRunStore
-    from roadworthy.storage.schema import migrate, schema_problem
-    from roadworthy.storage.sqlite import open_sqlite
     from roadworthy.telemetry.clock import SystemClock
 
-    folder = open_folder(settings.data_dir)
-    problem = schema_problem(folder.database)
-    if problem is not None:
-        raise ConfigError(problem)
-    migrate(folder.database)
     clock = SystemClock()
-    async with open_sqlite(folder.database) as database:
+    async with open_database(settings) as (folder, database):
         policies = SqlPolicyStore(database, clock)
         ledger = SqlLedger(database)
         yield OperatorData(
@@ -89,6 +83,22 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
             usage=UsageReports(ledger, clock, settings.time_zone),
             audit=AuditTrail(SqlAuditLog(database)),
         )
+
+
+@asynccontextmanager
+async def open_database(settings: "Settings") -> "AsyncGenerator[tuple[DataFolder, SqliteDatabase]]":
+    """The folder and its database, made and migrated. Errors as ``open_data``."""
+    from roadworthy.storage.folder import open_folder
+    from roadworthy.storage.schema import migrate, schema_problem
+    from roadworthy.storage.sqlite import open_sqlite
+
+    folder = open_folder(settings.data_dir)
+    problem = schema_problem(folder.database)
+    if problem is not None:
+        raise ConfigError(problem)
+    migrate(folder.database)
+    async with open_sqlite(folder.database) as database:
+        yield folder, database
 
 
 async def newest_record(settings: "Settings") -> datetime | None:

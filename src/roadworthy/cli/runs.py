@@ -1,9 +1,12 @@
-"""``roadworthy runs``: what an operator asks about runs, and how one is stopped, beside a running server.
+"""``roadworthy runs``: what an operator asks about runs, how one is stopped or reviewed, beside a running server.
 
-``cancel`` notes the request in the database; the server that executes the run acts on it within a second.
+``cancel`` notes the request in the database; the server that executes the run acts on it within a second. ``resolve``
+writes to the file of checkpoints, where the run that resumes finds it.
 """
 
 import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,16 +14,17 @@ import typer
 from roadworthy.cli.data import open_data
 from roadworthy.cli.environment import load_settings
 from roadworthy.cli.output import hint, iso, moment, say, say_json, say_table
-from roadworthy.domain.errors import NotFound
+from roadworthy.domain.errors import Conflict, InvalidRequest, NotFound
 from roadworthy.domain.ids import parse_run_id, parse_tenant_id
 from roadworthy.domain.money import usd, usd_text
+from roadworthy.domain.review import RecordResult, Resolution, RunAgain, ToolReview
 from roadworthy.domain.run import CancelReason, Run, RunStatus
 
 if TYPE_CHECKING:
     from roadworthy.cli.data import OperatorData
     from roadworthy.domain.json import JsonValue
 
-app = typer.Typer(help="List, show and cancel runs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, cancel and review runs.", no_args_is_help=True)
 
 _RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="32 hex digits, as `runs list` shows them.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -48,13 +52,16 @@ def list_(
 def show(run_id: _RunId, as_json: _Json = False) -> None:
     """Show one run: what became of it and what it used. Texts of messages are not shown."""
     run = asyncio.run(_show(run_id))
+    reviews = _reviews(run)
     if as_json:
-        say_json(_as_json(run))
+        say_json({**_as_json(run), "reviews": [_review_json(one) for one in reviews]})
         return
     facts = _as_json(run)
     for name, value in facts.items():
         if value is not None:
             say(f"{name:<16} {value}")
+    for review in reviews:
+        say(f"{'needs_review':<16} {review.tool_call_id} {review.name} {iso(review.started_at)}")
 
 
 @app.command()
@@ -65,6 +72,23 @@ def cancel(run_id: _RunId) -> None:
         hint(f"{run.run_id} has already ended: {run.status.value}")
     else:
         hint(f"{run.run_id} will be cancelled by the server that has it")
+
+
+@app.command()
+def resolve(
+    run_id: _RunId,
+    tool_call: Annotated[str, typer.Option("--tool-call", help="The tool call's id, as `runs show` tells it.")],
+    result: Annotated[str | None, typer.Option(help="It took effect: what the model is told as its result.")] = None,
+    run_again: Annotated[bool, typer.Option("--run-again", help="It did not take effect: run the tool again.")] = False,
+) -> None:
+    """Say what became of a tool call of unknown outcome, at which a run stopped. The run can then be resumed."""
+    if (result is None) != run_again:
+        raise InvalidRequest("give either --result or --run-again")
+    left = asyncio.run(_resolve(run_id, tool_call, RunAgain() if result is None else RecordResult(result=result)))
+    if left:
+        hint(f"{run_id} waits for more: {', '.join(one.tool_call_id for one in left)}")
+    else:
+        hint(f"{run_id} can be resumed: POST /agent/runs/{run_id}/resume")
 
 
 async def _list(tenant: str | None, status: RunStatus | None, limit: int) -> list[Run]:
@@ -83,6 +107,24 @@ async def _cancel(run_id: str) -> Run:
     async with open_data(load_settings()) as data:
         run = await _get(data, run_id)
         return run if run.status.final else await data.queue.request_cancel(run, CancelReason.REQUESTED)
+
+
+async def _resolve(run_id: str, tool_call_id: str, resolution: Resolution) -> Sequence[ToolReview]:
+    """Returns what is left to be said."""
+    from roadworthy.runtimes.langgraph.review_file import resolve_in
+
+    run = await _show(run_id)
+    if not run.in_review:
+        raise Conflict(f"{run_id} did not stop for a review")
+    if not resolve_in(load_settings().data_dir, run, tool_call_id, resolution, datetime.now(UTC)):
+        raise NotFound(f"{run_id} asks for no review of the tool call {tool_call_id}")
+    return _reviews(run)
+
+
+def _reviews(run: Run) -> Sequence[ToolReview]:
+    from roadworthy.runtimes.langgraph.review_file import reviews_in
+
+    return reviews_in(load_settings().data_dir, run) if run.in_review else ()
 
 
 async def _get(data: "OperatorData", run_id: str) -> Run:
@@ -138,4 +180,14 @@ def _as_json(run: Run) -> "dict[str, JsonValue]":
         "usage_estimated": usage.estimated,
         "cost_usd": None if usage.known_cost_nanos is None else usd(usage.known_cost_nanos),
         "unpriced_calls": usage.unpriced,
+        "unjournalled_calls": usage.unjournalled,
+    }
+
+
+def _review_json(review: ToolReview) -> "dict[str, JsonValue]":
+    return {
+        "tool_call_id": review.tool_call_id,
+        "name": review.name,
+        "args": review.args,
+        "started_at": iso(review.started_at),
     }

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
+from roadworthy.domain.ids import RunId
 from roadworthy.domain.json import JsonValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolReview:
-    """A tool call of unknown outcome. ``args`` as the model gave them."""
+    """A tool call of unknown outcome, at which the run ``run_id`` stopped. ``args`` as the model gave them."""
 
+    run_id: RunId
     tool_call_id: str
     name: str
     args: JsonValue

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from roadworthy.domain.errors import InvalidTransition
+from roadworthy.domain.errors import InvalidTransition, NeedsReview
 from roadworthy.domain.ids import AgentName, KeyId, RunId, ThreadId
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Owner
@@ -182,6 +182,11 @@ class Run:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     result: RunResult = RunResult()
+
+    @property
+    def in_review(self) -> bool:
+        """Whether it stopped because nobody knows what became of a tool call."""
+        return self.result.error is not None and self.result.error.code == NeedsReview.code
 
     def moved(self, status: RunStatus) -> "Run":
         """The run in another status.

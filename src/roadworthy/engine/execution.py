@@ -14,12 +14,7 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 
-from roadworthy.domain.errors import (
-    AgentFailed,
-    LeaseLost,
-    RoadworthyError,
-    StorageUnavailable,
-)
+from roadworthy.domain.errors import AgentFailed, LeaseLost, RoadworthyError, StorageUnavailable
 from roadworthy.domain.event import ContentDelta, ContentRetracted, Event, UsageReported
 from roadworthy.domain.lease import Lease
 from roadworthy.domain.run import CancelReason, InputKind, Run, RunError, RunResult, RunStatus
@@ -42,6 +37,7 @@ from roadworthy.ports.runtime import (
     Completed,
     Drained,
     Execution,
+    ModelReplayed,
     Outcome,
     Paused,
     Progress,
@@ -249,13 +245,21 @@ class Attempt:
                 pass
             case ModelCall():
                 self._model_answered = self._model_answered or event.outcome == "complete"
-                call = meter.record(event)
-                writer.append(UsageReported(call=call, total=self._tally.count(call)))
+                self._bill(event, writer, meter)
+            case ModelReplayed():
+                self._model_answered = True
+                # Its worker may have died before the ledger heard of it.
+                if not self._tally.knows(event.call):
+                    self._bill(event.call, writer, meter)
             case Completed() | Paused() | Drained():
                 pass
             case _:
                 writer.append(event)
                 self._tally.add(event, self._around.clock.now())
+
+    def _bill(self, call: ModelCall, writer: EventWriter, meter: Meter) -> None:
+        priced = meter.record(call)
+        writer.append(UsageReported(call=priced, total=self._tally.count(priced)))
 
     async def _supervise(self, graph: "asyncio.Task[Outcome | RoadworthyError]") -> Verdict:
         while not graph.done():

@@ -15,6 +15,7 @@ from roadworthy.domain.event import (
     RunEvent,
     ToolCallFinished,
     ToolCallStarted,
+    UsageReported,
 )
 from roadworthy.domain.json import JsonValue
 from roadworthy.domain.run import Interrupt, RunError, RunResult, ToolCall
@@ -26,6 +27,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.usage = Usage()
+        self._calls: set[str] = set()
         self._running: set[str] = set()
         self._texts: dict[str, list[str]] = {}
         self._tools: dict[str, ToolCall] = {}
@@ -43,13 +45,25 @@ class Tally:
         return len(self._tools)
 
     def inherit(self, events: Sequence[Event], calls: Iterable[ModelCall]) -> None:
-        """Take over the finished tool calls and the model calls of earlier attempts."""
+        """Take over the finished tool calls and the model calls of earlier attempts.
+
+        Whether a call was journalled is in the log only.
+        """
+        outside: set[str] = set()
         for event in events:
             if isinstance(event.body, ToolCallStarted | ToolCallFinished):
                 self.add(event.body)
+            elif isinstance(event.body, UsageReported) and not event.body.call.journalled:
+                outside.add(event.body.call.call_id)
         self._tools = {id_: call for id_, call in self._tools.items() if call.duration_ms is not None}
         self._running.clear()
-        self.usage = Usage().plus(calls)
+        self.usage = Usage()
+        for call in calls:
+            self.count(replace(call, journalled=call.call_id not in outside))
+
+    def knows(self, call: ModelCall) -> bool:
+        """Whether the call is counted already."""
+        return call.call_id in self._calls
 
     def add(self, body: RunEvent, moment: datetime | None = None) -> None:
         """Count one event."""
@@ -72,6 +86,7 @@ class Tally:
 
     def count(self, call: ModelCall) -> Usage:
         """Count one model call; returns the new sum."""
+        self._calls.add(call.call_id)
         self.usage = self.usage.plus((call,))
         return self.usage
 

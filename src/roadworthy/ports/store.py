@@ -58,11 +58,13 @@ class ThreadStore(Protocol):
         """Threads, the latest used first."""
         ...
 
-    async def erase(self, ref: ThreadRef) -> bool:
-        """Delete a thread with its runs, events and idempotency records; ledger rows stay. False when it was not there.
+    async def erase(self, ref: ThreadRef, *, unused_since: datetime | None = None) -> bool:
+        """Delete a thread with its runs, events and idempotency records; ledger rows stay. False when it was not there,
+        or was used at or after ``unused_since``.
 
         Its name stays taken, by nothing that anybody can see, until ``finish_erasure``: meanwhile its checkpoints can
-        be deleted without hitting those of a new thread. True again for a thread in that state.
+        be deleted without hitting those of a new thread. True again for a thread in that state. The rows go in several
+        short transactions; what a crash leaves of them, ``finish_erasure`` deletes.
 
         Raises:
             ThreadBusy: a run of it is unfinished. Nothing is deleted.

@@ -16,6 +16,8 @@ from roadworthy.domain.errors import AgentFailed, InvalidRequest, LeaseLost, Roa
 from roadworthy.domain.event import ContentDelta, InterruptRaised
 from roadworthy.domain.ids import AgentName, RunId, new_id
 from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import Message, ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
@@ -99,6 +101,9 @@ class ScriptedRuntime:
     def __init__(self, agents: Sequence[Agent] = (DEFAULT_AGENT,), default: Script | None = None) -> None:
         self.executions: list[ScriptedExecution] = []
         self.problem: str | None = None
+        self.reviews: dict[ThreadRef, list[ToolReview]] = {}
+        self.resolutions: dict[str, Resolution] = {}
+        self.items: dict[Owner, Sequence[JsonObject]] = {}
         self._agents = {agent.name: agent for agent in agents}
         self._default = says("Hello.") if default is None else default
         self._coming: list[Script] = []
@@ -181,6 +186,34 @@ class ScriptedRuntime:
         return ThreadState(
             messages=messages, values={"messages": [{"id": m.id, "content": m.content} for m in messages]}
         )
+
+    async def open_reviews(self, ref: ThreadRef) -> Sequence[ToolReview]:
+        """What the test has put into ``reviews``, as far as nobody has resolved it."""
+        return tuple(self.reviews.get(ref, ()))
+
+    async def resolve(self, ref: ThreadRef, tool_call_id: str, resolution: Resolution) -> bool:
+        """Take it out again, and note the resolution in ``resolutions``."""
+        waiting = self.reviews.get(ref, [])
+        found = [one for one in waiting if one.tool_call_id == tool_call_id]
+        self.reviews[ref] = [one for one in waiting if one.tool_call_id != tool_call_id]
+        self.resolutions.update({one.tool_call_id: resolution for one in found})
+        return bool(found)
+
+    async def prune_thread(self, ref: ThreadRef, *, keep: int) -> int:
+        """Forget all but the latest ``keep`` checkpoints, and those of the latest run."""
+        thread = self._thread(ref)
+        latest = thread.checkpoints[-1].run_id if thread.checkpoints else None
+        old = [one for one in thread.checkpoints[:-keep] if one.run_id != latest]
+        thread.checkpoints = [one for one in thread.checkpoints if one not in old]
+        return len(old)
+
+    async def export_items(self, owner: Owner) -> Sequence[JsonObject]:
+        """What the test has put into ``items``."""
+        return list(self.items.get(owner, ()))
+
+    async def erase_items(self, owner: Owner) -> int:
+        """Take it out again."""
+        return len(self.items.pop(owner, ()))
 
     async def erase_thread(self, ref: ThreadRef) -> None:
         """Forget a thread."""

@@ -13,6 +13,7 @@ from roadworthy.domain.errors import Conflict, Draining, InvalidRequest, NotFoun
 from roadworthy.domain.ids import RunId, ThreadId, parse_run_id, parse_thread_id
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Principal, Scope
+from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import (
     CancelReason,
     DisconnectPolicy,
@@ -23,6 +24,7 @@ from roadworthy.domain.run import (
     RunRequest,
     RunStatus,
 )
+from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.dispatch import Dispatcher
@@ -128,6 +130,29 @@ class Runs:
         run = await self.get(principal, run_id)
         return await self._ledger.of_run(run.owner, run.run_id)
 
+    async def reviews(self, run: Run) -> Sequence[ToolReview]:
+        """The tool calls of unknown outcome at which the run stopped, as far as they are open, oldest first."""
+        if not run.in_review:
+            return ()
+        return [one for one in await self._runtime.open_reviews(_thread_of(run)) if one.run_id == run.run_id]
+
+    async def resolve(self, principal: Principal, run_id: str, tool_call_id: str, resolution: Resolution) -> Run:
+        """Say what became of a tool call of unknown outcome at which an own run stopped. ``resume`` goes on then.
+
+        Raises:
+            PermissionDenied: the key may not write runs.
+            NotFound: there is no such run for this caller, or it asks for no review of this call.
+            Conflict: the run did not stop for a review.
+        """
+        principal.require(Scope.RUNS_WRITE)
+        run = await self._find(principal, run_id)
+        if not run.in_review:
+            raise Conflict("the run did not stop for a review")
+        asked = {one.tool_call_id for one in await self.reviews(run)}
+        if tool_call_id not in asked or not await self._runtime.resolve(_thread_of(run), tool_call_id, resolution):
+            raise NotFound("the run asks for no review of this tool call")
+        return run
+
     async def wait(self, run: Run) -> Run:
         """The run's final row.
 
@@ -172,7 +197,7 @@ class Runs:
         Raises:
             NotFound: there is no such run for this caller.
             InvalidRequest: several questions are open and ``value`` does not say which ones it answers.
-            Conflict: it does not wait for anything, or a later run has changed the thread since.
+            Conflict: it does not wait for anything, a later run has changed the thread since, or reviews are open.
             PermissionDenied, BudgetExceeded, Draining, QueueFull, RateLimited, IdempotencyMismatch,
                 StorageUnavailable: as for ``create``.
         """
@@ -181,6 +206,7 @@ class Runs:
         agent = self._agents.pick(principal, run.agent)
         kind = _resumption(run)
         _check_answers(run, value)
+        _check_reviews(await self.reviews(run))
         request = RunRequest(
             kind=kind,
             payload=value if kind is InputKind.RESUME else None,
@@ -244,6 +270,16 @@ def _check_answers(run: Run, value: JsonValue) -> None:
     if not isinstance(value, Mapping) or not value or not asked.issuperset(value):
         ids = ", ".join(sorted(asked))
         raise InvalidRequest(f"several questions are open: value must be an object with ids of theirs as keys: {ids}")
+
+
+def _check_reviews(reviews: Sequence[ToolReview]) -> None:
+    if reviews:
+        ids = ", ".join(one.tool_call_id for one in reviews)
+        raise Conflict(f"say first what became of these tool calls: {ids}")
+
+
+def _thread_of(run: Run) -> ThreadRef:
+    return ThreadRef(owner=run.owner, thread_id=run.thread_id)
 
 
 def _resumption(run: Run) -> InputKind:

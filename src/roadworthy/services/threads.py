@@ -1,7 +1,9 @@
 """Threads as their owner sees them: list, read with messages and runs, erase."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from roadworthy.domain.errors import InvalidRequest, NotFound, ThreadBusy
 from roadworthy.domain.ids import parse_thread_id
@@ -67,15 +69,38 @@ class Threads:
             ThreadBusy: a run of it is unfinished, and nothing was deleted; or it is being erased already.
         """
         principal.require(Scope.RUNS_WRITE)
-        ref = _ref(principal, thread_id)
+        if not await self.remove(_ref(principal, thread_id)):
+            raise NotFound("there is no such thread")
+
+    async def remove(self, ref: ThreadRef, *, unused_since: datetime | None = None) -> bool:
+        """The same for who may do so with any thread. False when it is not there, or was used at or after
+        ``unused_since``.
+
+        Raises:
+            ThreadBusy: as ``erase``.
+        """
+        with self._alone(ref):
+            if not await self._threads.erase(ref, unused_since=unused_since):
+                return False
+            await _erase_state(self._threads, self._runtime, ref)
+            return True
+
+    async def remove_halves(self) -> None:
+        """Finish erasures that failed in between and were not asked for again."""
+        for ref in await self._threads.unfinished_erasures():
+            with suppress(ThreadBusy), self._alone(ref):
+                # Another look, now that nobody else does it: it may be finished, and the name a new thread's.
+                if ref in await self._threads.unfinished_erasures():
+                    await _erase_state(self._threads, self._runtime, ref)
+
+    @contextmanager
+    def _alone(self, ref: ThreadRef) -> Generator[None]:
+        """One at a time: a second one might be late, and hit what a new thread of this name has stored since."""
         if ref in self._erasing:
-            # One at a time: a second one might be late, and hit what a new thread of this name has stored since.
             raise ThreadBusy("the thread is being erased")
         self._erasing.add(ref)
         try:
-            if not await self._threads.erase(ref):
-                raise NotFound("there is no such thread")
-            await _erase_state(self._threads, self._runtime, ref)
+            yield
         finally:
             self._erasing.discard(ref)
 

@@ -77,6 +77,7 @@ def usage_from(document: Document) -> Usage:
         cost_nanos=document.get("cost_nanos", 0),
         # Calls were not priced before a document had this field.
         unpriced=document.get("unpriced", document["model_calls"]),
+        unjournalled=document.get("unjournalled", 0),
     )
 
 

@@ -41,6 +41,7 @@ def _usage_reported(document: Document) -> UsageReported:
             finished_at=datetime.fromisoformat(call["finished_at"]),
             cost_nanos=call.get("cost_nanos"),
             price_version=call.get("price_version", ""),
+            journalled=call.get("journalled", True),
         ),
         total=usage_from(document["total"]),
     )

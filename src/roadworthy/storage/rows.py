@@ -136,7 +136,7 @@ def run_from(row: Row, *, result: RunResult | None = None) -> Run:
 
 def thread_from(row: Row) -> Thread:
     """A thread from all columns of its table."""
-    tenant, user, thread_id, agent, next_ord, active_run, _pending, created_at, updated_at = row
+    tenant, user, thread_id, agent, next_ord, active_run, _pending, created_at, updated_at, _outputs_from = row
     return Thread(
         ref=ref_from((tenant, user, thread_id)),
         agent=AgentName(agent),

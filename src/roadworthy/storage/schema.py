@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection
 from roadworthy.storage.sqlite_connection import translated
 
 # In order; the last one is what this code needs.
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 # Seconds that a migration waits for another process that migrates the same file.
 _PATIENCE = 30
 

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from roadworthy.domain.run import RunStatus
-from roadworthy.storage import ledger_statements, policy_statements
+from roadworthy.storage import ledger_statements, policy_statements, retention_statements
 from roadworthy.storage.parameters import INT, ONE, ZERO, BulkInsertOf, param, values_of
-from roadworthy.storage.tables import ERASING, api_keys, events, idempotency, runs, threads
+from roadworthy.storage.tables import ERASING, PRUNED, api_keys, events, idempotency, runs, threads
 from roadworthy.storage.transaction import Statement
 
 
@@ -32,7 +32,9 @@ _by_arrival = runs.c.seq + ZERO
 # --- accept ----------------------------------------------------------------------------------------------------------
 
 # ``pending`` is 0 with ``active_run`` set to claim the thread for the new run, else 1 with ``active_run`` null.
-_new_thread = insert(threads).values({**values_of(threads), "next_ord": sa.literal_column("2", sa.Integer)})
+_new_thread = insert(threads).values(
+    {**values_of(threads), "next_ord": sa.literal_column("2", sa.Integer), "outputs_from": ONE}
+)
 _free = threads.c.active_run.is_(None) & (threads.c.pending == ZERO)
 ENTER_THREAD = _new_thread.on_conflict_do_update(
     index_elements=[threads.c.tenant, threads.c.owner, threads.c.thread_id],
@@ -235,13 +237,28 @@ THREADS_OF_OWNER = (
     .order_by(threads.c.updated_at.desc(), threads.c.thread_id.desc())
     .limit(param("limit", INT))
 )
-ERASE_EVENTS = sa.delete(events).where(events.c.run_seq.in_(sa.select(runs.c.seq).where(_of_thread)))
-ERASE_IDEMPOTENCY = sa.delete(idempotency).where(
-    idempotency.c.tenant == param("tenant"),
-    idempotency.c.owner == param("owner"),
-    idempotency.c.thread_id == param("thread_id"),
+LAST_USE = sa.select(threads.c.updated_at).where(_named)
+# The thread's first runs, with their events before them: so no transaction is longer than ``limit`` rows and ``runs``.
+_first_runs = sa.select(runs.c.seq).where(_of_thread).order_by(runs.c.ord).limit(param("runs", INT))
+_some_events = (
+    sa.select(events.c.run_seq, events.c.attempt, events.c.n)
+    .where(events.c.run_seq.in_(_first_runs))
+    .limit(param("limit", INT))
 )
-ERASE_RUNS = sa.delete(runs).where(_of_thread)
+ERASE_EVENTS = sa.delete(events).where(sa.tuple_(events.c.run_seq, events.c.attempt, events.c.n).in_(_some_events))
+ERASE_RUNS = sa.delete(runs).where(runs.c.seq.in_(_first_runs))
+_some_records = (
+    sa.select(idempotency.c.tenant, idempotency.c.owner, idempotency.c.key)
+    .where(
+        idempotency.c.tenant == param("tenant"),
+        idempotency.c.owner == param("owner"),
+        idempotency.c.thread_id == param("thread_id"),
+    )
+    .limit(param("limit", INT))
+)
+ERASE_IDEMPOTENCY = sa.delete(idempotency).where(
+    sa.tuple_(idempotency.c.tenant, idempotency.c.owner, idempotency.c.key).in_(_some_records)
+)
 ERASE_THREAD = sa.update(threads).where(_named).values(active_run=ERASING)
 FORGET_THREAD = sa.delete(threads).where(_named, _erasing)
 UNFINISHED_ERASURES = sa.select(threads.c.tenant, threads.c.owner, threads.c.thread_id).where(_erasing)
@@ -286,6 +303,7 @@ EVENTS_BETWEEN = (
     sa.select(*_event)
     .where(
         _of_run,
+        events.c.type != sa.literal_column(f"'{PRUNED}'"),
         _place > sa.tuple_(param("attempt", INT), param("n", INT), types=[INT(), INT()]),
         _place <= sa.tuple_(param("to_attempt", INT), param("to_n", INT), types=[INT(), INT()]),
     )
@@ -303,7 +321,7 @@ INSERT_EVENTS = BulkInsertOf(events)
 
 def every_statement() -> Sequence[Statement]:
     """What an executor compiles at start."""
-    modules = (globals(), vars(ledger_statements), vars(policy_statements))
+    modules = (globals(), vars(ledger_statements), vars(policy_statements), vars(retention_statements))
     return [
         value
         for names in modules

@@ -29,7 +29,10 @@ threads = sa.Table(
     sa.Column("pending", sa.Integer, nullable=False),
     sa.Column("created_at", _MOMENT, nullable=False),
     sa.Column("updated_at", _MOMENT, nullable=False),
+    # The lowest ordinal of a run that may still have its whole output.
+    sa.Column("outputs_from", sa.Integer, nullable=False, server_default="1"),
     sa.Index("threads_by_use", "tenant", "owner", "updated_at", "thread_id"),
+    sa.Index("threads_by_age", "updated_at"),
 )
 sa.Index(
     "threads_erasing",
@@ -101,6 +104,15 @@ sa.Index(
     postgresql_where=sa.text("status IN ('pending', 'running')"),
 )
 
+# Runs that have ended, by when: their events go in this order. It holds all that is asked, so that no row with its long
+# texts is read for it.
+sa.Index(
+    "runs_by_end",
+    runs.c.finished_at,
+    sqlite_where=sa.text("finished_at IS NOT NULL"),
+    postgresql_where=sa.text("finished_at IS NOT NULL"),
+)
+
 idempotency = sa.Table(
     "idempotency",
     metadata,
@@ -143,6 +155,9 @@ events = sa.Table(
     sa.Column("type", sa.Text, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
 )
+
+# The type of an event of which only its place is left: it is a run's last one, behind which the run's end is numbered.
+PRUNED = "pruned"
 
 # The ledger. Append-only; rows outlive their thread. ``cost_nanos`` null: nobody knows the model's price.
 model_calls = sa.Table(
@@ -253,4 +268,12 @@ audit = sa.Table(
     sa.Column("after", sa.Text),
     sa.Index("audit_of_tenant", "tenant", "seq"),
     sqlite_autoincrement=True,
+)
+
+# How far the pruner has come, one row for each thing that it goes through in order.
+retention = sa.Table(
+    "retention",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
 )

@@ -1,6 +1,7 @@
 """``ports.store.ThreadStore`` over SQL. Called by services; ``accept.py`` is what makes threads."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from roadworthy.domain.errors import InvalidRequest, NotFound, ThreadBusy
 from roadworthy.domain.page import Page
@@ -11,6 +12,10 @@ from roadworthy.storage.cursors import END, number, page_of
 from roadworthy.storage.rows import micros, ref_from, thread_from
 from roadworthy.storage.tables import ERASING
 from roadworthy.storage.transaction import Database, Transaction
+
+# What one transaction may delete: the others' writes wait for it.
+_ROWS_AT_ONCE = 500
+_RUNS_AT_ONCE = 5
 
 
 class SqlThreadStore:
@@ -41,34 +46,64 @@ class SqlThreadStore:
         )
         return page_of([thread_from(row) for row in rows], limit, _cursor)
 
-    async def erase(self, ref: ThreadRef) -> bool:
-        """See the port."""
+    async def erase(self, ref: ThreadRef, *, unused_since: datetime | None = None) -> bool:
+        """See the port. The name is taken first; then the rows go, some in each transaction."""
 
-        def unit(tx: Transaction) -> bool:
-            found = tx.one(sql.LOCK_THREAD, **_named(ref))
-            if found is None:
-                return False
-            active_run, pending = found
-            if active_run == ERASING:
-                return True
-            if active_run is not None or pending > 0:
-                raise ThreadBusy("a run of the thread is unfinished; cancel it first")
-            tx.run(sql.ERASE_EVENTS, **_named(ref))
-            tx.run(sql.ERASE_IDEMPOTENCY, **_named(ref))
-            tx.run(sql.ERASE_RUNS, **_named(ref))
-            tx.run(sql.ERASE_THREAD, **_named(ref))
-            return True
+        def unit(tx: Transaction) -> tuple[bool, bool]:
+            if not _begin_erasure(tx, ref, None if unused_since is None else micros(unused_since)):
+                return False, False
+            return True, _erase_some(tx, ref)
 
-        return await self._database.write(unit)
+        there, more = await self._database.write(unit)
+        if more:
+            await self._erase_rest(ref)
+        return there
 
     async def finish_erasure(self, ref: ThreadRef) -> None:
-        """See the port."""
+        """See the port. What a crash has left of its rows goes too."""
+        await self._erase_rest(ref)
         await self._database.write(lambda tx: tx.run(sql.FORGET_THREAD, **_named(ref)))
 
     async def unfinished_erasures(self) -> Sequence[ThreadRef]:
         """See the port."""
         rows = await self._database.read(lambda tx: tx.all(sql.UNFINISHED_ERASURES), scan=True)
         return [ref_from(row) for row in rows]
+
+    async def _erase_rest(self, ref: ThreadRef) -> None:
+        while await self._database.write(lambda tx: _erasing(tx, ref) and _erase_some(tx, ref)):
+            pass
+
+
+def _begin_erasure(tx: Transaction, ref: ThreadRef, unused_since: int | None) -> bool:
+    """Take the thread's name. False when it is not there, or was used too lately."""
+    found = tx.one(sql.LOCK_THREAD, **_named(ref))
+    if found is None:
+        return False
+    active_run, pending = found
+    if active_run == ERASING:
+        return True
+    if active_run is not None or pending > 0:
+        raise ThreadBusy("a run of the thread is unfinished; cancel it first")
+    last_use = tx.one(sql.LAST_USE, **_named(ref))
+    if unused_since is not None and last_use is not None and last_use[0] >= unused_since:
+        return False
+    tx.run(sql.ERASE_THREAD, **_named(ref))
+    return True
+
+
+def _erasing(tx: Transaction, ref: ThreadRef) -> bool:
+    found = tx.one(sql.LOCK_THREAD, **_named(ref))
+    return found is not None and found[0] == ERASING
+
+
+def _erase_some(tx: Transaction, ref: ThreadRef) -> bool:
+    """Delete some rows of an erased thread: a run goes after its events. Whether there may be more."""
+    named = _named(ref)
+    if tx.run(sql.ERASE_EVENTS, **named, runs=_RUNS_AT_ONCE, limit=_ROWS_AT_ONCE) == _ROWS_AT_ONCE:
+        return True
+    if tx.run(sql.ERASE_RUNS, **named, runs=_RUNS_AT_ONCE) == _RUNS_AT_ONCE:
+        return True
+    return tx.run(sql.ERASE_IDEMPOTENCY, **named, limit=_ROWS_AT_ONCE) == _ROWS_AT_ONCE
 
 
 def _named(ref: ThreadRef) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Times are whole milliseconds: ``queue_ms`` from acceptance to the first start, ``duration_ms`` from that start to the
 end, ``ttft_ms`` from acceptance to the first token. ``cost_usd`` is None when the price of a model call is not known,
-``unpriced`` counts such calls. Texts of messages are never written, only their length.
+``unpriced`` counts such calls; ``unjournalled_calls`` those that would be bought again after a crash. Texts of messages
+are never written, only their length.
 """
 
 import traceback
@@ -67,6 +68,7 @@ def outcome(run: Run) -> dict[str, JsonValue]:
         "estimated": usage.estimated,
         "cost_usd": None if usage.known_cost_nanos is None else usd(usage.known_cost_nanos),
         "unpriced": usage.unpriced,
+        "unjournalled_calls": usage.unjournalled,
     }
 
 

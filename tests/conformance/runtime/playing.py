@@ -223,13 +223,13 @@ def crash_after(runtime: LangGraphRuntime, writes: int, monkeypatch: pytest.Monk
     connection = runtime.saver.conn
     real = connection.transact
 
-    async def transact(work: Callable[[Any], Found]) -> Found:
+    async def transact(work: Callable[[Any], Found], *, about: str = "") -> Found:
         if work.__name__ == "write":
             if left[0] == 0:
                 refused[0] += 1
                 raise StorageUnavailable("crashed")
             left[0] -= 1
-        return await real(work)
+        return await real(work, about=about)
 
     with monkeypatch.context() as patch:
         patch.setattr(connection, "transact", transact)

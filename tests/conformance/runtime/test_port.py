@@ -15,6 +15,7 @@ from langgraph.types import interrupt
 from roadworthy.domain.errors import AgentFailed, BudgetExceeded, InvalidRequest, LeaseLost
 from roadworthy.domain.event import ContentDelta, InterruptRaised
 from roadworthy.domain.ids import AgentName
+from roadworthy.domain.review import RunAgain
 from roadworthy.domain.run import InputKind, Interrupt
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.runtime import AgentRuntime, Completed, Drained, Paused, PlannedCall, Progress
@@ -152,6 +153,14 @@ async def test_a_thread_without_runs_is_empty(subject: Subject) -> None:
     assert (await subject.runtime.thread_state(subject.agent, ref_of(run))).messages == ()
     assert await subject.runtime.progress_mark(run) is None
     await subject.runtime.erase_thread(ref_of(run))
+
+
+async def test_a_thread_without_calls_in_doubt_has_no_reviews(subject: Subject) -> None:
+    subject.does("speak")
+    run = message(subject)
+    await play(subject.runtime, run)
+    assert list(await subject.runtime.open_reviews(ref_of(run))) == []
+    assert await subject.runtime.resolve(ref_of(run), "call", RunAgain()) is False
 
 
 async def test_progress_changes_the_mark(subject: Subject) -> None:

@@ -1,6 +1,7 @@
 """Erasing a thread: nothing is lost to a refusal, and nothing of a new thread to an old erasure."""
 
 import asyncio
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ async def test_a_run_that_comes_at_the_last_moment_keeps_the_thread_whole(databa
         runtime.script(HELD)
 
         class Late(SqlThreadStore):
-            async def erase(self, ref: ThreadRef) -> bool:
+            async def erase(self, ref: ThreadRef, *, unused_since: datetime | None = None) -> bool:
                 await stage.submit(stage.run())
-                return await super().erase(ref)
+                return await super().erase(ref, unused_since=unused_since)
 
         threads = Threads(threads=Late(stage.database), runs=stage.store, runtime=runtime)
         with pytest.raises(ThreadBusy):

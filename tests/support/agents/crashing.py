@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from roadworthy.runtimes.langgraph import checkpoints
+from roadworthy.runtimes.langgraph import checkpoints, journal, tool_journal
 from roadworthy.storage import queue
 from tests.support.agents.claude import graph
 from tests.support.agents.questions import graph as questions
@@ -62,6 +62,9 @@ POINTS: dict[str, tuple[type, str, Callable[[Call], Call]]] = {
     "after-finish": (queue.SqlRunQueue, "finish", after),
     "before-checkpoint": (checkpoints.FencedSqliteSaver, "aput", before),
     "after-checkpoint": (checkpoints.FencedSqliteSaver, "aput", after),
+    "before-response": (journal.AttemptJournal, "keep", before),
+    "after-response": (journal.AttemptJournal, "keep", after),
+    "after-tool-result": (tool_journal.JournalledCall, "keep", after),
 }
 
 if point := os.environ.get("CRASH_AT"):

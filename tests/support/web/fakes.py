@@ -20,6 +20,7 @@ from roadworthy.domain.json import JsonValue
 from roadworthy.domain.page import Page
 from roadworthy.domain.principal import USER_SCOPES, Owner, Principal, Scope
 from roadworthy.domain.rate_status import RateStatus
+from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import (
     DisconnectPolicy,
     InputKind,
@@ -91,6 +92,8 @@ class FakeRuns(Runs):
         self.events: Sequence[RunEvent] = ()
         self.rates: Sequence[RateStatus] = ()
         self.model_calls: Sequence[ModelCall] = ()
+        self.open_reviews: list[ToolReview] = []
+        self.resolutions: list[Resolution] = []
         self._entries: dict[RunId, _Entry] = {}
         self._keys: dict[str, tuple[str, RunId]] = {}
         self._changed = asyncio.Condition()
@@ -133,6 +136,18 @@ class FakeRuns(Runs):
     async def calls(self, principal: Principal, run_id: str) -> Sequence[ModelCall]:
         await self.get(principal, run_id)
         return self.model_calls
+
+    async def reviews(self, run: Run) -> Sequence[ToolReview]:
+        return [one for one in self.open_reviews if one.run_id == run.run_id]
+
+    async def resolve(self, principal: Principal, run_id: str, tool_call_id: str, resolution: Resolution) -> Run:
+        run = await self.get(principal, run_id)
+        found = [one for one in await self.reviews(run) if one.tool_call_id == tool_call_id]
+        if not found:
+            raise NotFound("the run asks for no review of this tool call")
+        self.open_reviews.remove(found[0])
+        self.resolutions.append(resolution)
+        return run
 
     async def wait(self, run: Run) -> Run:
         await self._entries[run.run_id].ended.wait()

@@ -1,4 +1,4 @@
-"""What `budgets`, `rates`, `usage` and `audit` refuse, and with which words."""
+"""What `budgets`, `rates`, `usage`, `runs` and `audit` refuse, and with which words."""
 
 from pathlib import Path
 
@@ -32,6 +32,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("usage", "--user", "a b"), "a user must be"),
     (("usage", "--tenant", "/"), "a tenant must be"),
     (("usage", "--json", "--csv"), "choose one"),
+    (("runs", "resolve", "0" * 32, "--tool-call", "c"), "give either --result or --run-again"),
+    (("runs", "resolve", "0" * 32, "--tool-call", "c", "--result", "x", "--run-again"), "give either --result or"),
+    (("runs", "resolve", "0" * 32, "--tool-call", "c", "--run-again"), "there is no run 0000"),
     (("audit", "--since", "9999-99-99"), "is no day or moment"),
 ]
 

@@ -61,7 +61,13 @@ TOKENS = st.builds(
     reasoning=COUNTS,
 )
 USAGES = st.builds(
-    Usage, model_calls=COUNTS, tokens=TOKENS, estimated=st.booleans(), cost_nanos=COUNTS, unpriced=COUNTS
+    Usage,
+    model_calls=COUNTS,
+    tokens=TOKENS,
+    estimated=st.booleans(),
+    cost_nanos=COUNTS,
+    unpriced=COUNTS,
+    unjournalled=COUNTS,
 )
 MOMENTS = st.datetimes(timezones=st.just(UTC))
 CALLS = st.builds(
@@ -77,6 +83,7 @@ CALLS = st.builds(
     finished_at=MOMENTS,
     cost_nanos=st.none() | COUNTS,
     price_version=TEXTS,
+    journalled=st.booleans(),
 )
 INTERRUPTS = st.builds(Interrupt, id=TEXTS, value=JSON)
 EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
@@ -210,8 +217,9 @@ TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"cache_write
             "usage",
             '{"call":{"call_id":"c","node":"n","provider":"p","model":"m","tokens":' + TOKENS_TEXT + ","
             '"estimated":false,"outcome":"complete","started_at":"2030-01-01T00:00:00+00:00",'
-            '"finished_at":"2030-01-01T00:00:01+00:00","cost_nanos":3,"price_version":"v"},"total":'
-            '{"model_calls":1,"tokens":' + TOKENS_TEXT + ',"estimated":false,"cost_nanos":3,"unpriced":0}}',
+            '"finished_at":"2030-01-01T00:00:01+00:00","cost_nanos":3,"price_version":"v","journalled":true},'
+            '"total":{"model_calls":1,"tokens":' + TOKENS_TEXT + ',"estimated":false,"cost_nanos":3,"unpriced":0,'
+            '"unjournalled":0}}',
         ),
         (
             InterruptRaised(interrupts=(Interrupt(id="i", value="why?"),)),

@@ -74,6 +74,7 @@ def test_a_finished_run_leaves_one_record_with_all_that_an_operator_asks_for(rec
             "estimated": True,
             "cost_usd": 0.0042,
             "unpriced": 0,
+            "unjournalled_calls": 0,
         }
     ]
 

@@ -238,3 +238,12 @@ class AuditPage(_Response):
 
     entries: list[AuditEntry]
     next_cursor: str | None
+
+
+class ErasedUser(_Response):
+    """How many of each are gone; `keys` were revoked. The ledger and the audit log stay: they hold no content."""
+
+    threads: int
+    runs: int
+    items: int
+    keys: int

@@ -81,13 +81,13 @@ async def _outcome(request: Request, accepted: Accepted) -> Response:
     run = accepted.run
     try:
         run = await unless_disconnected(request.receive, runs.wait(run))
+        problem = outcome_problem(run, await runs.reviews(run))
     except ClientGone:
         if not accepted.replayed:
             await runs.disconnected(run)
         raise
     except Unavailable as exc:
         return problem_response(problem_of(exc, more={"run": run_json(run)}), request)
-    problem = outcome_problem(run)
     return json_response(run_json(run)) if problem is None else problem_response(problem, request)
 
 

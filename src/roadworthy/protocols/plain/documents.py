@@ -3,10 +3,12 @@
 A cost is USD, null when the price of a part is not known.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from roadworthy.domain.agent import Agent
 from roadworthy.domain.money import usd
+from roadworthy.domain.review import ToolReview
 from roadworthy.domain.run import Run, ToolCall
 from roadworthy.domain.thread import Message, Thread
 from roadworthy.domain.usage import ModelCall, Tokens, Usage
@@ -39,6 +41,24 @@ def run_json(run: Run) -> Json:
         # A run that never started spent all its time waiting.
         "queue_ms": _milliseconds(run.created_at, run.started_at or run.finished_at),
         "duration_ms": _milliseconds(run.started_at, run.finished_at),
+    }
+
+
+def run_detail_json(run: Run, reviews: Sequence[ToolReview]) -> Json:
+    """A run; one that stopped for a review, with the tool calls that somebody must still look at."""
+    document = run_json(run)
+    if run.in_review:
+        document["reviews"] = [review_json(one) for one in reviews]
+    return document
+
+
+def review_json(review: ToolReview) -> Json:
+    """One tool call of unknown outcome."""
+    return {
+        "tool_call_id": review.tool_call_id,
+        "name": review.name,
+        "args": review.args,
+        "started_at": review.started_at,
     }
 
 

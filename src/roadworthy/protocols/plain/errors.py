@@ -3,15 +3,16 @@
 Errors that keep a run from being created have their statuses in ``http/problems.py``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Final
 
 from roadworthy.domain import errors
+from roadworthy.domain.review import ToolReview
 from roadworthy.domain.run import Run, RunStatus
 from roadworthy.http.problems import Problem, retry_after, status_of
-from roadworthy.protocols.plain.documents import run_json
+from roadworthy.protocols.plain.documents import run_detail_json
 
 _RETRY_AFTER: Final = retry_after(timedelta(seconds=5))
 _OF_STATUS: Mapping[RunStatus, int] = {
@@ -32,8 +33,11 @@ _OF_CODE: Mapping[str, int] = {
 }
 
 
-def outcome_problem(run: Run) -> Problem | None:
-    """The problem of a run that ended without an answer, None for one that did well or waits for a human."""
+def outcome_problem(run: Run, reviews: Sequence[ToolReview] = ()) -> Problem | None:
+    """The problem of a run that ended without an answer, None for one that did well or waits for a human.
+
+    ``reviews``: the tool calls that somebody must look at before the run can go on.
+    """
     error = run.result.error
     code = run.status.value if error is None else error.code
     status = _OF_STATUS.get(run.status) or _OF_CODE.get(code, status_of(errors.AgentError))
@@ -41,4 +45,6 @@ def outcome_problem(run: Run) -> Problem | None:
         return None
     headers = {"Retry-After": _RETRY_AFTER} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
     detail = f"The run ended as {run.status.value}." if error is None else error.message
-    return Problem(status=status, code=code, detail=detail, headers=headers, more={"run": run_json(run)})
+    return Problem(
+        status=status, code=code, detail=detail, headers=headers, more={"run": run_detail_json(run, reviews)}
+    )

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from roadworthy.domain.json import JsonObject
+from roadworthy.domain.review import RecordResult, RunAgain
 from roadworthy.domain.run import DisconnectPolicy
 from roadworthy.http.auth import Call, Caller
 from roadworthy.http.bodies import JsonBody
@@ -18,7 +19,7 @@ from roadworthy.http.openapi import json_request, problems
 from roadworthy.http.sse import MEDIA_TYPE
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.answers import created_stream, ended_run, json_response, run_stream, wants_events
-from roadworthy.protocols.plain.documents import agent_json, model_call_json, run_json
+from roadworthy.protocols.plain.documents import agent_json, model_call_json, run_detail_json, run_json
 from roadworthy.protocols.plain.stream import parse_position, position_in
 from roadworthy.services.runs import CreateRun
 
@@ -44,6 +45,7 @@ Include = Annotated[
 ]
 RunAsked = Annotated[wire.RunBody, Depends(JsonBody(wire.RunBody))]
 ResumeAsked = Annotated[wire.ResumeBody, Depends(JsonBody(wire.ResumeBody, optional=True))]
+ResolveAsked = Annotated[wire.ResolveBody, Depends(JsonBody(wire.ResolveBody))]
 CancelAsked = Annotated[wire.CancelBody, Depends(JsonBody(wire.CancelBody, optional=True))]
 
 _EVENTS: Final[dict[str, Any]] = {
@@ -125,7 +127,8 @@ async def stream(
 async def get_run(run_id: str, call: Caller, include: Include = None) -> Response:
     """One run, as it is now."""
     runs = call.services.runs
-    document = run_json(await runs.get(call.principal, run_id))
+    run = await runs.get(call.principal, run_id)
+    document = run_detail_json(run, await runs.reviews(run))
     if include is not None:
         document["model_calls"] = [model_call_json(one) for one in await runs.calls(call.principal, run_id)]
     return json_response(document)
@@ -199,6 +202,25 @@ async def resume_run(
     if wants_events(request):
         return await created_stream(request, accepted, position=None)
     return await ended_run(request, accepted)
+
+
+@router.post(
+    "/runs/{run_id}/resolve",
+    operation_id="resolve_run",
+    response_model=wire.RunDetail,
+    response_description="The run, with the reviews that are still open.",
+    responses=problems(400, 404, 408, 409, 415),
+    openapi_extra=json_request(wire.ResolveBody),
+)
+async def resolve_run(run_id: str, call: Caller, body: ResolveAsked) -> Response:
+    """Say what became of a tool call of unknown outcome, at which a run stopped with `needs_review`.
+
+    When no review is open any more, `resume` goes on.
+    """
+    runs = call.services.runs
+    resolution = RunAgain() if body.run_again else RecordResult(result=body.result)
+    run = await runs.resolve(call.principal, run_id, body.tool_call_id, resolution)
+    return json_response(run_detail_json(run, await runs.reviews(run)))
 
 
 @router.get("/agents", operation_id="list_agents", response_model=wire.AgentList, responses=problems())

@@ -14,13 +14,13 @@ from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.wire_events import StreamEvent
 
 _REF = "#/components/schemas/{model}"
-_BODIES = (wire.RunBody, wire.ResumeBody, wire.CancelBody)
+_BODIES = (wire.RunBody, wire.ResumeBody, wire.CancelBody, wire.ResolveBody)
 
 
 def schemas(limits: HttpLimits) -> Mapping[str, Mapping[str, Any]]:
     """Request bodies under this server's limits, the events of a stream, and the problem that holds a run."""
     _, found = models_json_schema(
-        [*((body, "validation") for body in _BODIES), (wire.Run, "serialization")], ref_template=_REF
+        [*((body, "validation") for body in _BODIES), (wire.RunDetail, "serialization")], ref_template=_REF
     )
     components: dict[str, dict[str, Any]] = found["$defs"]
     components["RunBody"]["properties"]["message"] = wire.message_schema(limits.message_max)
@@ -30,6 +30,6 @@ def schemas(limits: HttpLimits) -> Mapping[str, Mapping[str, Any]]:
     components["RunProblem"] = {
         "description": "A problem; `run` is there when a run was created and ended without an answer.",
         "allOf": [{"$ref": _REF.format(model="Problem")}],
-        "properties": {"run": {"$ref": _REF.format(model="Run")}},
+        "properties": {"run": {"$ref": _REF.format(model="RunDetail")}},
     }
     return components

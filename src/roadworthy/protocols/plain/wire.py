@@ -142,6 +142,35 @@ class ResumeBody(BaseModel):
     on_disconnect: OnDisconnect = None
 
 
+class ResolveBody(BaseModel):
+    """What became of a tool call of unknown outcome. Exactly one of `result` and a true `run_again` is given."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["result"], "properties": {"run_again": {"const": False}}},
+                {
+                    "required": ["run_again"],
+                    "properties": {"run_again": {"const": True}},
+                    "not": {"required": ["result"]},
+                },
+            ],
+            "examples": [{"tool_call_id": "toolu_1", "result": "The payment went through."}],
+        },
+    )
+
+    tool_call_id: str = Field(min_length=1, max_length=256)
+    result: JsonValue = Field(None, description="It took effect: what the model is told as the tool's result.")
+    run_again: bool = Field(default=False, description="It did not take effect: run the tool again.")
+
+    @check(mode="after")
+    def _one_of_result_and_run_again(self) -> "ResolveBody":
+        if self.run_again == ("result" in self.model_fields_set):
+            raise ValueError("give either `result`, or `run_again` as true")
+        return self
+
+
 class CancelBody(BaseModel):
     """Nothing: `{}`, or no body at all."""
 
@@ -237,9 +266,19 @@ class Run(_Response):
     duration_ms: int | None
 
 
-class RunDetail(Run):
-    """A run, with each of its model calls when they were asked for."""
+class Review(_Response):
+    """A tool call of unknown outcome: resolve it, then resume the run. `args` as the model gave them."""
 
+    tool_call_id: str
+    name: str
+    args: JsonValue
+    started_at: datetime
+
+
+class RunDetail(Run):
+    """A run; with its open reviews if it stopped for one, with each of its model calls if they were asked for."""
+
+    reviews: list[Review] = Field(default_factory=list[Review])
     model_calls: list[ModelCall] = Field(default_factory=list[ModelCall])
 
 

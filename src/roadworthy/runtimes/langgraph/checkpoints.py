@@ -1,80 +1,88 @@
 """The SQLite checkpointer: LangGraph's own, plus what a server needs of it.
 
 Each write is one trip to the database thread and one transaction, so that a cancelled run leaves none half done; it
-looks at the attempt's fence right before writing. ``runtime`` opens it; ``resume`` and ``run`` ask about latest
-checkpoints; LangGraph calls the rest.
+looks at the attempt's fence right before writing. What a thread's checkpoints share is stored once
+(``checkpoint_sharing``), and checkpoints that nobody needs any more can be pruned (``checkpoint_pruning``).
+``runtime`` opens it; ``resume`` and ``run`` ask about latest checkpoints; LangGraph calls the rest.
 """
 
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
+    BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
     get_checkpoint_metadata,
+    writes_sort_key,
 )
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.checkpoint.sqlite.utils import load_pending_writes, pending_writes_sql
+from langgraph.checkpoint.sqlite.utils import search_where
 from langgraph.types import Interrupt
 
 from roadworthy.domain.ids import RunId
-from roadworthy.runtimes.langgraph.current import current_attempt
+from roadworthy.runtimes.langgraph import checkpoint_rows as rows
+from roadworthy.runtimes.langgraph.checkpoint_chunks import KnownChunks
+from roadworthy.runtimes.langgraph.checkpoint_pruning import outdated, superfluous
+from roadworthy.runtimes.langgraph.checkpoint_sharing import (
+    Encoded,
+    Knowledge,
+    decode_checkpoint,
+    decode_write,
+    encode_checkpoint,
+    encode_write,
+)
+from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
 from roadworthy.runtimes.langgraph.failures import storage_errors
+from roadworthy.runtimes.langgraph.journal_rows import create_journal, forget_passed, forget_run, forget_thread
 from roadworthy.runtimes.langgraph.sqlite import Connection, open_file
-
-# id, parent's id, type, checkpoint, metadata · task, channel, type, value, path, index
-CheckpointRow: TypeAlias = tuple[str, str | None, str, bytes, bytes | None]
-WriteRow: TypeAlias = tuple[str, str, str, bytes, str, int]
+from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, erase_tool_rows
 
 # Writes that tell what happened to a task, not what it produced (langgraph.pregel._task_status).
 _CONTROL = frozenset({"__error__", "__error_source_node__", "__interrupt__", "__resume__"})
 _NO_TASK = "00000000-0000-0000-0000-000000000000"
+# Checkpoints that one transaction deletes: a few milliseconds, in which no other can write.
+_PRUNED_AT_ONCE = 100
 
-_PUT = (
-    "INSERT OR REPLACE INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, "
-    "checkpoint, metadata) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
-_PUT_WRITES = (
-    "INTO writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_COLUMNS = "SELECT checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata FROM checkpoints "
-_LATEST_OF = _COLUMNS + "WHERE thread_id = ? AND checkpoint_ns = ? ORDER BY checkpoint_id DESC LIMIT 1"
-_NAMED = _COLUMNS + "WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
-_LATEST_RUN = (
-    "SELECT json_extract(CAST(metadata AS TEXT), '$.run_id') FROM checkpoints "
-    "WHERE thread_id = ? AND checkpoint_ns = '' ORDER BY checkpoint_id DESC LIMIT 1"
-)
-_BEFORE_RUN = (
-    "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
-    "AND json_extract(CAST(metadata AS TEXT), '$.run_id') IS NOT ? ORDER BY checkpoint_id DESC LIMIT 1"
-)
-_ERASE_WRITES_OF_RUN = (
-    "DELETE FROM writes WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id) IN "
-    "(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = ? "
-    "AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?)"
-)
-_ERASE_RUN = "DELETE FROM checkpoints WHERE thread_id = ? AND json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
-_OPEN_WRITES = (
-    "SELECT w.checkpoint_ns, w.task_id, w.channel, w.type, CASE WHEN w.channel = '__interrupt__' THEN w.value END "
-    "FROM writes w JOIN (SELECT checkpoint_ns AS ns, MAX(checkpoint_id) AS id FROM checkpoints WHERE thread_id = ? "
-    "GROUP BY checkpoint_ns) l ON w.checkpoint_ns = l.ns AND w.checkpoint_id = l.id WHERE w.thread_id = ?"
-)
+Superfluous: TypeAlias = Callable[[sqlite3.Connection], Sequence[tuple[str, str]]]
+
+
+class _ChangedElsewhere(Exception):
+    """Another process has written to the file: parts that were there may have gone."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
 
 
 class FencedSqliteSaver(AsyncSqliteSaver):
     """See the module. Sync methods work from threads, by way of the loop, as in LangGraph's own."""
 
     conn: Connection
+    knowledge: Knowledge
+
+    async def setup(self) -> None:
+        """Make the tables that are missing."""
+        if self.is_setup:
+            return
+        await super().setup()
+
+        def create(connection: sqlite3.Connection) -> None:
+            rows.create_blobs(connection)
+            create_journal(connection)
+            create_tool_rows(connection)
+
+        await self.conn.transact(create)
+        self.knowledge = Knowledge(await self.conn.transact(rows.version))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that the config names, else the latest; the one read ahead, if it is that."""
@@ -82,26 +90,33 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         thread, namespace = str(where["thread_id"]), str(where.get("checkpoint_ns", ""))
         wanted: str | None = where.get("checkpoint_id") or None
         scope = current_attempt.get()
+        if scope is not None:
+            scope.watch.opened(thread, namespace)
         if scope is not None and wanted is None and not namespace and scope.ahead is not None:
             ahead, scope.ahead = scope.ahead, None
             if ahead.thread == thread:
                 return ahead.latest
-        found = await self.conn.transact(lambda connection: _read(connection, thread, namespace, wanted))
-        return None if found is None else self._as_tuple(thread, namespace, *found)
+        return await self._read(thread, namespace, wanted)
 
-    def _as_tuple(self, thread: str, namespace: str, row: CheckpointRow, writes: Sequence[WriteRow]) -> CheckpointTuple:
-        checkpoint_id, parent_id, kind, blob, metadata = row
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 -- LangGraph's name
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Checkpoints, the newest first. Each is read when it is its turn."""
+        where, values = search_where(config, filter, before)
+        for place in await self.conn.transact(lambda connection: rows.places(connection, where, values, limit)):
+            if (found := await self._read(*place)) is not None:
+                yield found
 
-        def config_of(id_: str) -> RunnableConfig:
-            return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": id_}}
-
-        return CheckpointTuple(
-            config_of(checkpoint_id),
-            self.serde.loads_typed((kind, blob)),
-            cast("CheckpointMetadata", json.loads(metadata) if metadata is not None else {}),
-            config_of(parent_id) if parent_id else None,
-            load_pending_writes(writes, self.serde),
-        )
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What a channel that keeps only changes is rebuilt from. The stock saver reads rows on its own."""
+        return await BaseCheckpointSaver.aget_delta_channel_history(self, config=config, channels=channels)
 
     async def aput(
         self,
@@ -117,18 +132,19 @@ class FencedSqliteSaver(AsyncSqliteSaver):
             StorageUnavailable: SQLite failed.
         """
         where = _configurable(config)
-        kind, blob = self.serde.dumps_typed(checkpoint)
         described = json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False).encode("utf-8", "ignore")
-        thread, namespace = str(where["thread_id"]), str(where["checkpoint_ns"])
-        row = (thread, namespace, checkpoint["id"], where.get("checkpoint_id"), kind, blob, described)
-        scope = current_attempt.get()
+        thread, namespace, parent = str(where["thread_id"]), str(where["checkpoint_ns"]), where.get("checkpoint_id")
+        place = (thread, namespace, checkpoint["id"])
 
-        def write(connection: sqlite3.Connection) -> None:
-            if scope is not None:
-                scope.check_fence()
-            connection.execute(_PUT, row)
+        def encode(known: KnownChunks) -> Sequence[Encoded]:
+            return [encode_checkpoint(self.serde, checkpoint, known)]
 
-        await self.conn.transact(write)
+        def put(connection: sqlite3.Connection, encoded: Sequence[Encoded]) -> None:
+            rows.put(connection, place, parent, encoded[0], described)
+            forget_passed(connection, *place)
+
+        with _watched(current_attempt.get()):
+            await self._write(thread, encode, put)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
@@ -136,70 +152,98 @@ class FencedSqliteSaver(AsyncSqliteSaver):
     ) -> None:
         """Store what a task wrote within its step. Errors as ``aput``."""
         where = _configurable(config)
-        place = (str(where["thread_id"]), str(where["checkpoint_ns"]), str(where["checkpoint_id"]), task_id, task_path)
-        rows = [
-            (*place, WRITES_IDX_MAP.get(channel, index), channel, *self.serde.dumps_typed(value))
-            for index, (channel, value) in enumerate(writes)
-        ]
+        thread = str(where["thread_id"])
+        place = (thread, str(where["checkpoint_ns"]), str(where["checkpoint_id"]), task_id, task_path)
+        names = [(WRITES_IDX_MAP.get(channel, index), channel) for index, (channel, _) in enumerate(writes)]
         special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        statement = f"INSERT OR {'REPLACE' if special else 'IGNORE'} {_PUT_WRITES}"
-        scope = current_attempt.get()
 
-        def write(connection: sqlite3.Connection) -> None:
-            if scope is not None:
-                scope.check_fence()
-            connection.executemany(statement, rows)
+        def encode(known: KnownChunks) -> Sequence[Encoded]:
+            return [encode_write(self.serde, value, known) for _, value in writes]
 
-        await self.conn.transact(write)
+        def put(connection: sqlite3.Connection, encoded: Sequence[Encoded]) -> None:
+            values = [(*place, *name, one.kind, one.data) for name, one in zip(names, encoded, strict=True)]
+            rows.put_writes(connection, values, over=special)
+
+        await self._write(thread, encode, put)
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete every checkpoint of a thread. Idempotent."""
+        """Delete everything of a thread: checkpoints, journalled responses and tool calls. Idempotent."""
 
         def erase(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM writes WHERE thread_id = ?", (thread_id,))
-            connection.execute("DELETE FROM checkpoints WHERE thread_id = ?", (thread_id,))
+            rows.erase_thread(connection, thread_id)
+            forget_thread(connection, thread_id)
+            erase_tool_rows(connection, thread_id)
 
-        await self.conn.transact(erase)
+        await self._change(thread_id, erase)
 
     async def erase_run(self, thread_id: str, run_id: RunId) -> None:
         """Delete the checkpoints of one run, subgraphs' included, with what was written on them. Idempotent."""
 
         def erase(connection: sqlite3.Connection) -> None:
-            connection.execute(_ERASE_WRITES_OF_RUN, (thread_id, thread_id, run_id))
-            connection.execute(_ERASE_RUN, (thread_id, run_id))
+            rows.erase_run(connection, thread_id, run_id)
+            forget_run(connection, thread_id, run_id)
 
-        await self.conn.transact(erase)
+        await self._change(thread_id, erase)
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Delete the checkpoints of runs, on whatever threads."""
+        for run_id in map(RunId, run_ids):
+            for thread in await self._ask(rows.threads_of_run, run_id):
+                await self.erase_run(thread, run_id)
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints of a thread to another."""
+        await self._change(
+            target_thread_id, lambda connection: rows.copy_thread(connection, source_thread_id, target_thread_id)
+        )
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete the checkpoints of threads: all, or with ``keep_latest`` all but the latest of each namespace.
+
+        Raises:
+            ValueError: the strategy is unknown.
+        """
+        if strategy not in {"keep_latest", "delete"}:
+            raise ValueError(f"no such strategy: {strategy}")
+        for thread in thread_ids:
+            if strategy == "delete":
+                await self.adelete_thread(thread)
+            else:
+                await self._prune(thread, lambda connection, thread=thread: outdated(connection, thread))
+
+    async def prune_thread(self, thread_id: str, *, keep: int) -> int:
+        """Delete what nothing needs when the latest ``keep`` checkpoints of the root graph stay. Returns how many
+        checkpoints went. See ``checkpoint_pruning``; for threads without a run under way.
+        """
+        return await self._prune(thread_id, lambda connection: superfluous(connection, thread_id, keep))
 
     async def latest_run(self, thread_id: str) -> str | None:
         """The run that wrote the thread's latest root checkpoint."""
-        row = await self._one(_LATEST_RUN, (thread_id,))
-        return None if row is None or row[0] is None else str(row[0])
+        return await self.conn.read(lambda connection: rows.latest_run(connection, thread_id), about=thread_id)
 
     async def before_run(self, thread_id: str, run_id: RunId) -> str | None:
         """The latest root checkpoint that another run wrote."""
-        row = await self._one(_BEFORE_RUN, (thread_id, run_id))
-        return None if row is None else str(row[0])
+        return await self.conn.read(lambda connection: rows.before_run(connection, thread_id, run_id), about=thread_id)
 
     async def newest_id(self, thread_id: str) -> str | None:
         """The id of the thread's newest checkpoint, subgraphs' included."""
-        row = await self._one("SELECT MAX(checkpoint_id) FROM checkpoints WHERE thread_id = ?", (thread_id,))
-        return None if row is None or row[0] is None else str(row[0])
+        return await self._ask(rows.newest_id, thread_id)
 
     async def open_interrupts(self, thread_id: str) -> Mapping[str, frozenset[str]]:
         """The ids of the questions that wait for an answer, by namespace: the root's is ``""``."""
-
-        def read(connection: sqlite3.Connection) -> list[tuple[str, str, str, str, bytes | None]]:
-            return connection.execute(_OPEN_WRITES, (thread_id, thread_id)).fetchall()
-
-        rows = await self.conn.transact(read)
-        finished = {(ns, task) for ns, task, channel, _, _ in rows if channel not in _CONTROL and task != _NO_TASK}
-        found: dict[str, set[str]] = {}
-        for namespace, task, _, kind, blob in rows:
-            if blob is not None and (namespace, task) not in finished:
-                asked: object = self.serde.loads_typed((kind, blob))
+        known = self.knowledge.of(thread_id)
+        found = await self.conn.read(lambda connection: rows.open_writes(connection, thread_id), about=thread_id)
+        finished = {(ns, task) for ns, task, channel, _, _ in found if channel not in _CONTROL and task != _NO_TASK}
+        ids: dict[str, set[str]] = {}
+        for namespace, task, _, kind, data in found:
+            if data is not None and (namespace, task) not in finished:
+                blobs = await self.conn.read(
+                    lambda connection, row=(kind, data): rows.blobs_of(connection, thread_id, row), about=thread_id
+                )
+                asked = decode_write(self.serde, kind, data, blobs, known)
                 items = asked if isinstance(asked, list | tuple) else [asked]
-                found.setdefault(namespace, set()).update(item.id for item in items if isinstance(item, Interrupt))
-        return {namespace: frozenset(ids) for namespace, ids in found.items()}
+                ids.setdefault(namespace, set()).update(item.id for item in items if isinstance(item, Interrupt))
+        return {namespace: frozenset(found) for namespace, found in ids.items()}
 
     async def check(self) -> None:
         """Write and read something.
@@ -214,11 +258,67 @@ class FencedSqliteSaver(AsyncSqliteSaver):
 
         await self.conn.transact(touch)
 
-    async def _one(self, statement: str, values: tuple[str, ...]) -> tuple[object, ...] | None:
-        def read(connection: sqlite3.Connection) -> object:
-            return connection.execute(statement, values).fetchone()
+    async def _read(self, thread: str, namespace: str, checkpoint_id: str | None) -> CheckpointTuple | None:
+        known = self.knowledge.of(thread)
+        found = await self.conn.read(
+            lambda connection: rows.read(connection, thread, namespace, checkpoint_id), about=thread
+        )
+        return None if found is None else self._as_tuple(thread, namespace, found, known)
 
-        return cast("tuple[object, ...] | None", await self.conn.transact(read))
+    def _as_tuple(self, thread: str, namespace: str, found: rows.Found, known: KnownChunks) -> CheckpointTuple:
+        checkpoint_id, parent_id, kind, data, metadata = found.row
+        writes = sorted(found.writes, key=lambda write: writes_sort_key(write[4], write[0], write[5]))
+
+        def config_of(id_: str) -> RunnableConfig:
+            return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": id_}}
+
+        return CheckpointTuple(
+            config_of(checkpoint_id),
+            decode_checkpoint(self.serde, kind, data, found.blobs, known),
+            cast("CheckpointMetadata", json.loads(metadata) if metadata is not None else {}),
+            config_of(parent_id) if parent_id else None,
+            [
+                (task, channel, decode_write(self.serde, kind, data, found.blobs, known))
+                for task, channel, kind, data, _, _ in writes
+            ],
+        )
+
+    async def _write(
+        self,
+        thread: str,
+        encode: Callable[[KnownChunks], Sequence[Encoded]],
+        put: Callable[[sqlite3.Connection, Sequence[Encoded]], None],
+    ) -> None:
+        while True:
+            known, version = self.knowledge.of(thread), self.knowledge.version
+            encoded = encode(known)
+            try:
+                await self.conn.transact(_writing(thread, encoded, put, version), about=thread)
+            except _ChangedElsewhere as changed:
+                if self.knowledge.version != changed.version:
+                    self.knowledge.start_again(changed.version)
+                continue
+            for one in encoded:
+                known.note(one.blobs, one.chunks)
+            return
+
+    async def _change(self, thread: str, work: Callable[[sqlite3.Connection], None]) -> None:
+        """Do what may delete parts that are known to be there. What is written after it must not count on them."""
+        self.knowledge.forget(thread)
+        await self.conn.transact(work, about=thread)
+
+    async def _prune(self, thread: str, choose: Superfluous) -> int:
+        going = await self.conn.transact(choose, about=thread)
+        for start in range(0, len(going), _PRUNED_AT_ONCE):
+            batch = going[start : start + _PRUNED_AT_ONCE]
+            await self._change(thread, lambda connection, batch=batch: rows.delete(connection, thread, batch))
+        if going:
+            await self._change(thread, lambda connection: rows.sweep(connection, thread))
+        return len(going)
+
+    async def _ask(self, question: Callable[[sqlite3.Connection, str], rows.Answer], about: str) -> rows.Answer:
+        """Ask behind everything that was asked for before."""
+        return await self.conn.transact(lambda connection: question(connection, about), about=about)
 
 
 @asynccontextmanager
@@ -230,27 +330,51 @@ async def open_checkpoints(path: Path) -> AsyncGenerator[FencedSqliteSaver]:
     """
     async with AsyncExitStack() as stack:
         with storage_errors():
-            connection = await stack.enter_async_context(Connection(lambda: open_file(path, isolation_level="")))
+            connection = Connection(lambda: open_file(path, isolation_level=""))
+            await stack.enter_async_context(connection)
             # None: only what is known to be safe comes back to life, whatever the environment says.
             saver = FencedSqliteSaver(connection, serde=JsonPlusSerializer(allowed_msgpack_modules=None))
             await saver.setup()
+            connection.read_beside(path)
         yield saver
+
+
+def _writing(
+    thread: str,
+    encoded: Sequence[Encoded],
+    put: Callable[[sqlite3.Connection, Sequence[Encoded]], None],
+    version: int,
+) -> Callable[[sqlite3.Connection], None]:
+    scope = current_attempt.get()
+    blobs = {key: written for one in encoded for key, written in one.blobs.items()}
+    reuses = any(one.reuses for one in encoded)
+
+    def write(connection: sqlite3.Connection) -> None:
+        if scope is not None:
+            scope.check_fence()
+        put(connection, encoded)
+        if blobs:
+            rows.put_blobs(connection, thread, blobs)
+        # Behind the first write, which has taken the lock: nobody can change anything any more.
+        if reuses and (now := rows.version(connection)) != version:
+            raise _ChangedElsewhere(now)
+
+    return write
+
+
+@contextmanager
+def _watched(scope: AttemptScope | None) -> Generator[None]:
+    """Tell the attempt what became of a checkpoint."""
+    error: BaseException | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+        raise
+    finally:
+        if scope is not None:
+            scope.watch.stored(error)
 
 
 def _configurable(config: RunnableConfig) -> dict[str, Any]:
     return config.get("configurable", {})
-
-
-def _read(
-    connection: sqlite3.Connection, thread: str, namespace: str, checkpoint_id: str | None
-) -> tuple[CheckpointRow, Sequence[WriteRow]] | None:
-    place = (thread, namespace)
-    found = (
-        connection.execute(_LATEST_OF, place)
-        if checkpoint_id is None
-        else connection.execute(_NAMED, (*place, checkpoint_id))
-    )
-    row: CheckpointRow | None = found.fetchone()
-    if row is None:
-        return None
-    return row, connection.execute(pending_writes_sql(has_task_path=True), (*place, row[0])).fetchall()

@@ -11,8 +11,10 @@ from langgraph.checkpoint.base import CheckpointTuple
 from roadworthy.domain.errors import LeaseLost
 from roadworthy.domain.ids import RunId
 from roadworthy.domain.principal import Owner
+from roadworthy.runtimes.langgraph.journal_place import CheckpointWatch
 from roadworthy.runtimes.langgraph.threads import WorkTracker
 from roadworthy.runtimes.langgraph.tool_events import ToolEvents
+from roadworthy.runtimes.langgraph.tool_journal import ToolJournal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +29,21 @@ class AttemptScope:
     """One attempt, as seen from inside the graph. ``fence`` may be called from any thread.
 
     ``ahead`` is the thread's latest root checkpoint, read before LangGraph asks for it, and handed over once.
+    ``tool_journal`` is there once the attempt knows its agent.
+    ``watch`` is told by the checkpointer what it reads and stores.
     """
 
-    __slots__ = ("_fenced", "ahead", "owner", "run_id", "tools", "work")
+    __slots__ = ("_fenced", "ahead", "owner", "run_id", "tool_journal", "tools", "watch", "work")
 
-    def __init__(self, *, owner: Owner, run_id: RunId, tools: ToolEvents, work: WorkTracker) -> None:
+    def __init__(
+        self, *, owner: Owner, run_id: RunId, tools: ToolEvents, work: WorkTracker, watch: CheckpointWatch
+    ) -> None:
         self.owner = owner
         self.run_id = run_id
         self.tools = tools
         self.work = work
+        self.watch = watch
+        self.tool_journal: ToolJournal | None = None
         self.ahead: Ahead | None = None
         self._fenced = False
 

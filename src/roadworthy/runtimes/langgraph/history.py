@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.delta import DeltaChannel
 from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from roadworthy.domain.run import Run
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
@@ -26,6 +27,11 @@ class ThreadHistory:
         # The graph's own copy of the saver knows the types of its state.
         checkpointer = served.graph.checkpointer
         self._saver = checkpointer if isinstance(checkpointer, FencedSqliteSaver) else saver
+
+    @property
+    def serde(self) -> SerializerProtocol:
+        """What reads and writes the agent's state, with the types that it knows."""
+        return self._saver.serde
 
     async def latest(self) -> CheckpointTuple | None:
         """The latest root checkpoint, which LangGraph will be given without reading it again."""

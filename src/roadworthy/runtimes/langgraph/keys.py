@@ -1,4 +1,5 @@
-"""Names under which LangGraph keeps a thread's state and an owner's store items: no two owners share one.
+"""Names under which LangGraph keeps a thread's state and an owner's store items: no two owners share one. And
+the file of the checkpoints, in the data folder.
 
 Percent-encoding makes ``/`` a safe separator; ``.`` is encoded too, because LangGraph's stores join namespaces with it.
 """
@@ -7,6 +8,8 @@ from urllib.parse import quote
 
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.thread import ThreadRef
+
+CHECKPOINTS_FILE = "checkpoints.sqlite"
 
 
 def thread_key(ref: ThreadRef) -> str:

@@ -5,13 +5,14 @@ escape it. ``run`` makes one; it speaks through the attempt's outbox. Tool calls
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
 from langgraph.errors import GraphBubbleUp
@@ -21,11 +22,19 @@ from roadworthy.domain.errors import LimitReached, ProviderUnavailable
 from roadworthy.domain.event import ContentDelta, ContentRetracted
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
-from roadworthy.ports.runtime import Caps, Progress, RuntimeEvent
+from roadworthy.ports.runtime import Caps, ModelReplayed, Progress, RuntimeEvent
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop
+from roadworthy.runtimes.langgraph.journal import attempt_journal
 from roadworthy.runtimes.langgraph.jsonable import clean_text
 from roadworthy.runtimes.langgraph.messages import text_of
-from roadworthy.runtimes.langgraph.model_calls import OpenCall, first_message, open_call, text_length
+from roadworthy.runtimes.langgraph.model_calls import (
+    OpenCall,
+    Replay,
+    enter_call,
+    first_message,
+    open_call,
+    text_length,
+)
 from roadworthy.runtimes.langgraph.provider_errors import was_refused
 from roadworthy.runtimes.langgraph.stop_fields import is_cut
 from roadworthy.runtimes.langgraph.tool_events import ToolEvents
@@ -85,7 +94,24 @@ class ModelMeter(StreamMessagesHandler):
     def open_calls(self) -> Sequence[ModelCall]:
         """Calls that have neither ended nor failed, as if they were cancelled now."""
         with self._lock:
-            return tuple(call.ended("cancelled", self._clock.now(), cut_short=True) for call in self._open.values())
+            return tuple(
+                call.kept or call.ended("cancelled", self._clock.now(), cut_short=True)
+                for call in self._open.values()
+                if call.owes
+            )
+
+    def buy(self, call: OpenCall) -> None:
+        """A call that was expected to be a replay is none.
+
+        Raises:
+            AttemptStopped: it may not be made.
+        """
+        with self._buying(call):
+            self._admit_call()
+
+    async def buys(self, call: OpenCall) -> None:
+        """As ``buy``, for who can wait."""
+        self.buy(call)
 
     def on_chat_model_start(
         self,
@@ -96,6 +122,7 @@ class ModelMeter(StreamMessagesHandler):
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         invocation_params: dict[str, Any] | None = None,
+        batch_size: int = 1,
         **_: object,
     ) -> None:
         """A model is about to be called.
@@ -103,11 +130,18 @@ class ModelMeter(StreamMessagesHandler):
         Raises:
             AttemptStopped: it may not be.
         """
-        self._admit_call()
         prompt = messages[0] if messages else ()
-        self._open[run_id] = open_call(
+        expected = self._expects(messages, batch_size)
+        if expected:
+            self._stop.check()
+        else:
+            self._admit_call()
+        call = open_call(
             run_id, prompt, tags or (), metadata or {}, self._clock.now(), invocation_params=invocation_params
         )
+        call.expected = expected
+        self._open[run_id] = call
+        enter_call(call if batch_size == 1 else None)
 
     def on_llm_start(
         self,
@@ -162,17 +196,24 @@ class ModelMeter(StreamMessagesHandler):
             call = self._open.pop(run_id, None)
         if call is None:
             return
+        call.closed = True
         message = first_message(response)
         if message is None:
             call.chars = max(call.chars, text_length(response))
-            self._put(call.ended("complete", self._clock.now()))
+            self._put(call.completed(self._clock.now()))
             return
         call.take_answer(message)
+        if call.replay is not None:
+            self._tell_again(call, call.replay, message)
+            return
+        if call.expected:
+            with self._lock:
+                self._model_calls += 1
         if is_cut(message, call.provider):
             self._fail(call, "cut")
             raise ProviderUnavailable("the model provider cut its answer off")
         self._show_whole(call, message)
-        self._put(call.ended("complete", self._clock.now()))
+        self._put(call.completed(self._clock.now()))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """A call failed, or was cancelled where LangChain notices."""
@@ -180,6 +221,7 @@ class ModelMeter(StreamMessagesHandler):
             call = self._open.pop(run_id, None)
         if call is None:
             return
+        call.closed = True
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._fail(call, "cancelled")
             return
@@ -224,6 +266,22 @@ class ModelMeter(StreamMessagesHandler):
         if over:
             self._stop.trip(LimitReached(f"the run reached its limit of {self._caps.model_calls} model calls"))
 
+    @contextmanager
+    def _buying(self, call: OpenCall) -> Generator[None]:
+        call.expected = False
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._open.pop(UUID(call.call_id), None)
+            call.closed = True
+            raise
+
+    def _expects(self, messages: Sequence[Sequence[BaseMessage]], batch_size: int) -> bool:
+        """Whether a call will be a replay. Neither a limit nor a budget may refuse those."""
+        journal = attempt_journal.get()
+        return journal is not None and batch_size == 1 and bool(messages) and journal.expects(messages[0])
+
     def _progress(self) -> None:
         """A piece without text shows nothing, but the run is alive."""
         now = self._clock.monotonic()
@@ -239,7 +297,17 @@ class ModelMeter(StreamMessagesHandler):
         if not call.shown and (text := text_of(message.content)):
             self._put(ContentDelta(message_id=call.message_id, text=clean_text(text), node=call.node))
 
+    def _tell_again(self, call: OpenCall, replay: Replay, message: BaseMessage) -> None:
+        if isinstance(message, AIMessage):
+            # LangChain notes on what comes from a cache that it cost nothing.
+            message.usage_metadata = replay.usage
+        self._show_whole(call, message)
+        # What another run of the thread has bought is on that run's account.
+        self._put(ModelReplayed(call=replay.call) if replay.own else Progress())
+
     def _fail(self, call: OpenCall, outcome: str, *, free: bool = False) -> None:
+        if not call.owes:
+            return
         if call.shown and call.message_id is not None:
             self._put(ContentRetracted(message_id=call.message_id))
         self._put(call.ended(outcome, self._clock.now(), free=free))

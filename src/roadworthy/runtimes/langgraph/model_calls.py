@@ -1,10 +1,11 @@
 """A model call, as it is planned, under way, and as it ends.
 
 ``metering`` opens one per call, feeds it the pieces of the answer, and closes it; before that, the reservation gate
-asks what the call may cost.
+asks what the call may cost. ``model_cache``, which is not told for which call it is asked, finds it in its context.
 """
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -18,6 +19,7 @@ from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.ports.runtime import PlannedCall
 from roadworthy.runtimes.langgraph.anthropic_usage import hear_message_start, take_start
 from roadworthy.runtimes.langgraph.current import inside_tool
+from roadworthy.runtimes.langgraph.journal_place import Asked
 from roadworthy.runtimes.langgraph.tokens import (
     answer_chars,
     as_tokens,
@@ -36,12 +38,26 @@ _INTERNAL = "lc_internal_call"
 _MAX_OUTPUT = ("max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A response from the journal, and the call that it was bought with. ``own``: by an earlier attempt of this run."""
+
+    call: ModelCall
+    answers: Sequence[ChatGeneration]
+    own: bool
+    usage: UsageMetadata | None
+
+
 @dataclass(slots=True, kw_only=True)
 class OpenCall:
     """``speaks``: its text is the agent's answer, not a tool's business. ``shown``: some of it was told.
 
     ``tools`` are the definitions sent with the prompt. ``start``: what the provider said of the input before it
     answered; ``usage``: what it said of the whole.
+
+    ``expected``: believed to be a replay, so that nobody has asked whether it may be made. ``question``: prompt and
+    model as a cache was asked, ``asked`` the same for the journal. What came of it: ``replay``, or ``cached`` by
+    somebody else, or ``kept``, the call as the journal has it.
     """
 
     call_id: str
@@ -58,6 +74,19 @@ class OpenCall:
     chunks: int = 0
     start: Tokens | None = None
     usage: UsageMetadata | None = None
+    outer: "OpenCall | None" = None
+    closed: bool = False
+    expected: bool = False
+    question: tuple[str, str] | None = None
+    asked: Asked | None = None
+    replay: Replay | None = None
+    cached: bool = False
+    kept: ModelCall | None = None
+
+    @property
+    def owes(self) -> bool:
+        """Whether somebody is paid for it."""
+        return self.replay is None and not self.cached
 
     def take_silent(self, message: BaseMessage) -> None:
         """Count what a piece has beside text: thinking, tool arguments and usage are no content, but they cost."""
@@ -90,6 +119,14 @@ class OpenCall:
             finished_at=at,
         )
 
+    def completed(self, at: datetime) -> ModelCall:
+        """The call as it goes on record when its answer was complete, and no replay."""
+        if self.kept is not None:
+            return self.kept
+        if self.cached:
+            return replace(self.ended(_COMPLETE, at), tokens=Tokens(), estimated=False)
+        return replace(self.ended(_COMPLETE, at), journalled=False)
+
     def _counted(self, *, whole: bool, free: bool) -> tuple[Tokens, bool]:
         """What the call used, and whether that is an estimate."""
         if self.usage is not None and whole:
@@ -100,6 +137,33 @@ class OpenCall:
         if told is None:
             return estimate(self.prompt, self.chars, self.tools), True
         return replace(told, output=max(told.output, estimate_output(self.chars))), True
+
+
+_current: ContextVar[OpenCall | None] = ContextVar("roadworthy_model_call", default=None)
+
+
+def enter_call(call: OpenCall | None) -> None:
+    """What the current context does next belongs to this call; None: to nobody knows which."""
+    outer = _current.get()
+    while outer is not None and outer.closed:
+        outer = outer.outer
+    if call is not None:
+        call.outer = outer
+    _current.set(call)
+
+
+def asking_call() -> OpenCall | None:
+    """The call for which a cache is asked now; None when that cannot be told."""
+    call = _current.get()
+    return None if call is None or call.closed or call.question is not None else call
+
+
+def answered_call(question: tuple[str, str]) -> OpenCall | None:
+    """The call for which a cache is given an answer now. A model may have called others meanwhile."""
+    call = _current.get()
+    while call is not None and (call.closed or call.question != question):
+        call = call.outer
+    return call
 
 
 def open_call(

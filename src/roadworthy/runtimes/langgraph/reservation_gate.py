@@ -25,7 +25,7 @@ from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, PlannedCall, RuntimeEvent, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop, AttemptStopped
 from roadworthy.runtimes.langgraph.metering import ModelMeter
-from roadworthy.runtimes.langgraph.model_calls import planned_call
+from roadworthy.runtimes.langgraph.model_calls import OpenCall, planned_call
 
 
 class GatedMeter(ModelMeter):
@@ -60,6 +60,8 @@ class GatedMeter(ModelMeter):
         self._asked: set[Future[None]] = set()
         # By call: the task or thread that makes it.
         self._makers: dict[UUID, object] = {}
+        # Calls that are expected to be replays, and their makers.
+        self._unasked: dict[UUID, tuple[PlannedCall, object]] = {}
 
     def close(self) -> None:
         """See ``ModelMeter``."""
@@ -81,13 +83,29 @@ class GatedMeter(ModelMeter):
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **said: object) -> None:
         """See ``ModelMeter``."""
-        self._makers.pop(run_id, None)
+        self._forget(run_id)
         super().on_llm_end(response, run_id=run_id, **said)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **said: object) -> None:
         """See ``ModelMeter``."""
-        self._makers.pop(run_id, None)
+        self._forget(run_id)
         super().on_llm_error(error, run_id=run_id, **said)
+
+    def buy(self, call: OpenCall) -> None:
+        """See ``ModelMeter``."""
+        run_id = UUID(call.call_id)
+        with self._buying(call):
+            if (unasked := self._unasked.pop(run_id, None)) is not None:
+                self._block(run_id, *unasked)
+            self._admit_call()
+
+    async def buys(self, call: OpenCall) -> None:
+        """See ``ModelMeter``."""
+        run_id = UUID(call.call_id)
+        with self._buying(call):
+            if (unasked := self._unasked.pop(run_id, None)) is not None:
+                await self._wait(run_id, *unasked)
+            self._admit_call()
 
     async def _chat_model_starts(
         self,
@@ -97,7 +115,11 @@ class GatedMeter(ModelMeter):
         run_id: UUID,
         **said: Any,  # noqa: ANN401 -- LangChain's
     ) -> None:
-        await self._wait(run_id, _planned(run_id, messages[0] if messages else (), said))
+        planned = _planned(run_id, messages[0] if messages else (), said)
+        if self._expects(messages, said.get("batch_size", 1)):
+            self._unasked[run_id] = (planned, asyncio.current_task())
+        else:
+            await self._wait(run_id, planned)
         super().on_chat_model_start(serialized, messages, run_id=run_id, **said)
 
     async def _llm_starts(
@@ -119,7 +141,11 @@ class GatedMeter(ModelMeter):
         run_id: UUID,
         **said: Any,  # noqa: ANN401 -- as above
     ) -> None:
-        self._block(run_id, _planned(run_id, messages[0] if messages else (), said))
+        planned = _planned(run_id, messages[0] if messages else (), said)
+        if self._expects(messages, said.get("batch_size", 1)):
+            self._unasked[run_id] = (planned, get_ident())
+        else:
+            self._block(run_id, planned)
         super().on_chat_model_start(serialized, messages, run_id=run_id, **said)
 
     def _llm_start(
@@ -133,8 +159,8 @@ class GatedMeter(ModelMeter):
         self._block(run_id, _planned(run_id, [HumanMessage(prompt) for prompt in prompts], said))
         super().on_llm_start(serialized, prompts, run_id=run_id, **said)
 
-    async def _wait(self, run_id: UUID, call: PlannedCall) -> None:
-        with self._asking(run_id, asyncio.current_task()) as patient:
+    async def _wait(self, run_id: UUID, call: PlannedCall, maker: object = None) -> None:
+        with self._asking(run_id, maker or asyncio.current_task()) as patient:
             if get_ident() == self._thread:
                 await self._spending.reserve(call, patient=patient)
                 return
@@ -146,8 +172,8 @@ class GatedMeter(ModelMeter):
                     raise
                 raise AttemptStopped("the attempt has ended") from None
 
-    def _block(self, run_id: UUID, call: PlannedCall) -> None:
-        with self._asking(run_id, get_ident()) as patient:
+    def _block(self, run_id: UUID, call: PlannedCall, maker: object = None) -> None:
+        with self._asking(run_id, maker or get_ident()) as patient:
             if get_ident() != self._thread:
                 self._hand_over(call, patient=patient).result()
             elif (refusal := self._spending.refusal()) is not None:
@@ -177,6 +203,10 @@ class GatedMeter(ModelMeter):
         finally:
             if not admitted:
                 self._makers.pop(run_id, None)
+
+    def _forget(self, run_id: UUID) -> None:
+        self._makers.pop(run_id, None)
+        self._unasked.pop(run_id, None)
 
     def _hand_over(self, call: PlannedCall, *, patient: bool) -> "Future[None]":
         """Let the engine's loop ask.

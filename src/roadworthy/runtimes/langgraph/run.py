@@ -14,7 +14,7 @@ from langgraph.errors import GraphDrained
 
 from roadworthy.domain.errors import AgentFailed, LeaseLost, RoadworthyError
 from roadworthy.domain.event import InterruptRaised
-from roadworthy.domain.run import Run
+from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
@@ -27,8 +27,11 @@ from roadworthy.runtimes.langgraph.exits import contained, enter_containment
 from roadworthy.runtimes.langgraph.failures import classify
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.history import ThreadHistory
+from roadworthy.runtimes.langgraph.journal import AttemptJournal, attempt_journal
+from roadworthy.runtimes.langgraph.journal_place import CheckpointWatch
 from roadworthy.runtimes.langgraph.keys import thread_key
 from roadworthy.runtimes.langgraph.metering import ModelMeter, attempt_meter
+from roadworthy.runtimes.langgraph.model_cache import install_journal
 from roadworthy.runtimes.langgraph.outbox import Outbox
 from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_calls
 from roadworthy.runtimes.langgraph.reservation_gate import GatedMeter
@@ -36,6 +39,7 @@ from roadworthy.runtimes.langgraph.results import Results, interrupts_of
 from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
 from roadworthy.runtimes.langgraph.sink import StateSink
 from roadworthy.runtimes.langgraph.threads import WorkTracker
+from roadworthy.runtimes.langgraph.tool_journal import ToolJournal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +78,12 @@ class GraphExecution:
         self._meter = self._make_meter(attempted)
         run = attempted.run
         self._work = WorkTracker()
-        self._scope = AttemptScope(owner=run.owner, run_id=run.run_id, tools=self._meter.tools, work=self._work)
+        key = thread_key(ThreadRef(owner=run.owner, thread_id=run.thread_id))
+        self._watch = CheckpointWatch(key)
+        self._scope = AttemptScope(
+            owner=run.owner, run_id=run.run_id, tools=self._meter.tools, work=self._work, watch=self._watch
+        )
+        self._journal = AttemptJournal(scope=self._scope, saver=attempted.saver, clock=attempted.clock)
         self._task: asyncio.Task[Outcome | RoadworthyError] | None = None
 
     async def events(self) -> AsyncIterator[RuntimeEvent]:
@@ -142,11 +151,14 @@ class GraphExecution:
     def _refuse_calls(self) -> None:
         self._stop.close()
         self._meter.close()
+        self._watch.close()
 
     async def _drive(self) -> Outcome | RoadworthyError:
         """The task that owns the graph. Failures are values, so that none is lost with a cancelled consumer."""
         current_attempt.set(self._scope)
         attempt_meter.set(self._meter)
+        attempt_journal.set(self._journal)
+        install_journal()
         self._work.enter()
         enter_containment()
         try:
@@ -159,12 +171,17 @@ class GraphExecution:
         except Exception as error:  # noqa: BLE001 -- the author's code may raise anything; what it means is named here
             if self._scope.fenced:
                 return LeaseLost("the attempt lost its lease")
-            return self._stop.reason or classify(error, model_errors=self._meter.model_errors)
+            failure = self._stop.reason or classify(error, model_errors=self._meter.model_errors)
+            if isinstance(failure, AgentFailed):
+                # An answer may be why: who goes on from here must not be given it again.
+                await self._journal.forget()
+            return failure
 
     async def _outcome(self) -> Outcome:
         about = self._about
         ref = ThreadRef(owner=about.run.owner, thread_id=about.run.thread_id)
         thread = ThreadHistory(about.served, about.saver, state_config(ref))
+        self._scope.tool_journal = journal = self._tool_journal(thread)
         if about.run.rollback_of is not None:
             await self._roll_back(thread_key(ref))
         if about.first_on_thread and about.run.attempt == 1:
@@ -172,11 +189,25 @@ class GraphExecution:
             thread.hand_over(None)
         else:
             latest = await thread.latest()
+        if about.run.attempt > 1 or about.run.request.kind is not InputKind.INPUT:
+            await self._journal.load()
         plan = await make_plan(about.run, about.served, about.saver, thread.config, latest)
         results = Results(about.served, await thread.answers_before(about.run, latest))
         if isinstance(plan, Ended):
             return self._ended(plan, results)
-        return await self._stream(await self._repaired(plan, thread, latest), results)
+        return await self._stream(await self._repaired(plan, thread, latest, journal), results)
+
+    def _tool_journal(self, thread: ThreadHistory) -> ToolJournal:
+        about, scope = self._about, self._scope
+        return ToolJournal(
+            about.run,
+            connection=about.saver.conn,
+            watch=self._watch,
+            serde=thread.serde,
+            clock=about.clock,
+            stop=self._stop,
+            check_fence=scope.check_fence,
+        )
 
     async def _roll_back(self, key: str) -> None:
         run, saver = self._about.run, self._about.saver
@@ -190,17 +221,17 @@ class GraphExecution:
         self._outbox.put(InterruptRaised(interrupts=interrupts_of(plan.interrupts)))
         return results.paused()
 
-    async def _repaired(self, plan: Start, thread: ThreadHistory, latest: CheckpointTuple | None) -> Start:
+    async def _repaired(
+        self, plan: Start, thread: ThreadHistory, latest: CheckpointTuple | None, journal: ToolJournal
+    ) -> Start:
         channel = self._about.served.input_message
         if not plan.takes_input or latest is None or channel is None:
             return plan
         missing = unanswered_calls(await thread.messages_at(latest))
         if not missing:
             return plan
-        return Start(
-            input=repaired_input(self._about.run.request.payload, channel, missing, await thread.live_messages()),
-            takes_input=True,
-        )
+        known = [*await journal.answers([id_ for id_, _ in missing]), *await thread.live_messages()]
+        return Start(input=repaired_input(self._about.run.request.payload, channel, missing, known), takes_input=True)
 
     async def _stream(self, plan: Start, results: Results) -> Outcome:
         about, control = self._about, self._stop.control

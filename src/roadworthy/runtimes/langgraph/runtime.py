@@ -15,6 +15,8 @@ from roadworthy.domain.agent import Agent
 from roadworthy.domain.errors import InvalidRequest, NotFound, StorageUnavailable
 from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject, JsonValue
+from roadworthy.domain.principal import Owner
+from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.ports.clock import Clock
@@ -26,18 +28,19 @@ from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.guards import ToolGuard
 from roadworthy.runtimes.langgraph.inputs import check_context, check_state
 from roadworthy.runtimes.langgraph.jsonable import to_json
-from roadworthy.runtimes.langgraph.keys import thread_key
+from roadworthy.runtimes.langgraph.keys import CHECKPOINTS_FILE, thread_key
 from roadworthy.runtimes.langgraph.messages import human_message, messages_in, to_message
+from roadworthy.runtimes.langgraph.model_cache import installed_journal
 from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts, serve_graph
 from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
-from roadworthy.runtimes.langgraph.store import StoreConfig, StoreScope, open_store
+from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope, open_store
+from roadworthy.runtimes.langgraph.store_items import STORE_FILE
 from roadworthy.runtimes.langgraph.survivors import message_ids_in
+from roadworthy.runtimes.langgraph.tool_rows import resolve_row, reviews_of
 
 _log = logging.getLogger(__name__)
 
-CHECKPOINTS_FILE = "checkpoints.sqlite"
-STORE_FILE = "store.sqlite"
 _CLOSE_PATIENCE = timedelta(seconds=5)
 
 
@@ -47,6 +50,7 @@ class LangGraphRuntime:
 
     served: Mapping[str, ServedGraph]
     saver: FencedSqliteSaver
+    store: OwnedStore
     guard: ToolGuard
     clock: Clock
 
@@ -122,6 +126,29 @@ class LangGraphRuntime:
         messages = messages_in(state.values, served.messages)
         return ThreadState(messages=tuple(to_message(message) for message in messages), values=to_json(state.values))
 
+    async def open_reviews(self, ref: ThreadRef) -> Sequence[ToolReview]:
+        """See ``ports.runtime.AgentRuntime.open_reviews``."""
+        return await self.saver.conn.transact(lambda found: reviews_of(found, thread_key(ref)))
+
+    async def resolve(self, ref: ThreadRef, tool_call_id: str, resolution: Resolution) -> bool:
+        """See ``ports.runtime.AgentRuntime.resolve``."""
+        now = self.clock.now()
+        return await self.saver.conn.transact(
+            lambda found: resolve_row(found, thread_key(ref), tool_call_id, resolution, now)
+        )
+
+    async def export_items(self, owner: Owner) -> Sequence[JsonObject]:
+        """See ``ports.runtime.AgentRuntime.export_items``."""
+        return await self.store.export_items(owner)
+
+    async def erase_items(self, owner: Owner) -> int:
+        """See ``ports.runtime.AgentRuntime.erase_items``."""
+        return await self.store.erase_items(owner)
+
+    async def prune_thread(self, ref: ThreadRef, *, keep: int) -> int:
+        """See ``ports.runtime.AgentRuntime.prune_thread``."""
+        return await self.saver.prune_thread(thread_key(ref), keep=keep)
+
     async def erase_thread(self, ref: ThreadRef) -> None:
         """Delete every checkpoint of a thread. Idempotent."""
         await self.saver.adelete_thread(thread_key(ref))
@@ -169,8 +196,8 @@ async def open_runtime(
             for warning in replaced_parts(loaded):
                 _log.warning(warning)
             served[loaded.name] = serve_graph(loaded, saver=saver, store=store, guard=guard, extra_types=extra_types)
-        with contained_tasks(asyncio.get_running_loop()):
-            yield LangGraphRuntime(served=served, saver=saver, guard=guard, clock=clock)
+        with contained_tasks(asyncio.get_running_loop()), installed_journal():
+            yield LangGraphRuntime(served=served, saver=saver, store=store, guard=guard, clock=clock)
 
 
 def _key(run: Run) -> str:

@@ -1,14 +1,16 @@
 """The connection under LangGraph's SQLite checkpointer and store: whole functions on one thread, as transactions.
 
-``checkpoints`` and ``store`` open it. One trip to the thread for a piece of work, and one commit for all that waits.
+``checkpoints`` and ``store`` open it. One trip to the thread for all that is asked for at the same moment, one commit
+for all that waits, and none at all for a read that nothing earlier can change.
 """
 
 import asyncio
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
@@ -21,11 +23,14 @@ Result = TypeVar("Result")
 Work: TypeAlias = Callable[[sqlite3.Connection], Result]
 
 BUSY_SECONDS = 10.0
+# Pages of write-ahead log (8 MB) between checkpoints of the file, each of which syncs the disk twice.
+_CHECKPOINT_PAGES = 2_000
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Waiting:
     work: Work[object]
+    about: str
     done: "asyncio.Future[object]"
     result: object = None
     error: BaseException | None = None
@@ -46,40 +51,88 @@ class Connection(aiosqlite.Connection):
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)
         self._line: deque[_Waiting] = deque()
+        self._woken = False
+        self._unfinished: Counter[str] = Counter()
+        self._reader: sqlite3.Connection | None = None
 
-    async def transact(self, work: Work[Result]) -> Result:
+    def read_beside(self, path: Path) -> None:
+        """Let ``read`` use a connection of its own to the same file, on the event loop's thread."""
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        self._reader = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, cached_statements=64)
+
+    async def read(self, work: Work[Result], *, about: str) -> Result:
+        """Run ``work``, which writes nothing, after everything ``about`` the same thing that was asked for before.
+
+        When nothing such is under way it runs at once: in WAL mode a reader waits for nobody, and the way to the
+        other thread and back costs more than a look-up.
+
+        Raises:
+            StorageUnavailable: SQLite failed.
+        """
+        if self._reader is not None and about not in self._unfinished:
+            # Another process recovers the log, or it is serious: then it fails over there as well.
+            with storage_errors(), suppress(sqlite3.OperationalError):
+                return work(self._reader)
+        return await self.transact(work, about=about)
+
+    async def transact(self, work: Work[Result], *, about: str = "") -> Result:
         """Run ``work`` on the connection's thread; commit, or undo it when it raises.
 
-        A cancelled caller does not undo its work, which is done whole or not at all.
+        ``about`` names what is written, for ``read``. A cancelled caller does not undo its work, which is done whole
+        or not at all. ``work`` may be run a second time, when the first was undone for another's sake.
 
         Raises:
             StorageUnavailable: SQLite failed; StorageFull when the disk is full.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(work=work, done=loop.create_future())
+        waiting = _Waiting(work=work, about=about, done=loop.create_future())
         self._line.append(waiting)
-        if len(self._line) == 1:
-            await self._start(waiting, loop)
+        self._unfinished[about] += 1
+        if not self._woken:
+            # Not yet: what else is asked for at this moment shares the trip.
+            self._woken = True
+            loop.call_soon(self._wake, loop)
         with storage_errors():
             return cast("Result", await waiting.done)
 
-    async def _start(self, waiting: _Waiting, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            await self._execute(self._serve, loop)
-        except ValueError as error:
-            self._line.remove(waiting)
-            raise StorageUnavailable("the database of checkpoints is closed") from error
+    async def close(self) -> None:
+        """Finish what waits, and close."""
+        if self._woken:
+            self._wake(asyncio.get_running_loop())
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        await super().close()
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._woken = False
+        if self._running and self._connection is not None:
+            self._tx.put_nowait((None, partial(self._serve, loop)))
+            return
+        closed = list(self._line)
+        self._line.clear()
+        for waiting in closed:
+            waiting.error = StorageUnavailable("the database of checkpoints is closed")
+        self._tell(closed)
+
+    def _tell(self, batch: list[_Waiting]) -> None:
+        for waiting in batch:
+            self._unfinished[waiting.about] -= 1
+            if not self._unfinished[waiting.about]:
+                del self._unfinished[waiting.about]
+            waiting.tell()
+
+    # --- on the connection's thread -----------------------------------------------------------------------------------
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        """On the connection's thread: do all work that waits."""
+        """Do all work that waits."""
         while self._line:
             batch = [self._line.popleft() for _ in range(len(self._line))]
             if len(batch) == 1:
                 self._do_one(batch[0])
             else:
                 self._do_all(batch)
-            for waiting in batch:
-                loop.call_soon_threadsafe(waiting.tell)
+            loop.call_soon_threadsafe(self._tell, batch)
 
     def _do_one(self, waiting: _Waiting) -> None:
         try:
@@ -89,6 +142,16 @@ class Connection(aiosqlite.Connection):
             waiting.error = error
 
     def _do_all(self, batch: list[_Waiting]) -> None:
+        """One transaction. Hardly ever does a piece of work fail: then all is undone, and done again with more care."""
+        try:
+            with self._conn:
+                self._conn.execute("BEGIN")
+                for waiting in batch:
+                    waiting.result = waiting.work(self._conn)
+        except Exception:  # noqa: BLE001 -- it comes again, and whose it is will be known then
+            self._do_each(batch)
+
+    def _do_each(self, batch: list[_Waiting]) -> None:
         """One transaction, in which each piece of work stands or falls alone until the commit."""
         try:
             with self._conn:
@@ -120,4 +183,5 @@ def open_file(path: Path, *, isolation_level: str | None) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=isolation_level)  # pyright: ignore[reportArgumentType] -- the stub lists levels
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     return connection

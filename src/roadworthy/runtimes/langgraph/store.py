@@ -8,8 +8,9 @@ import sqlite3
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, TypeVar, cast
 
 from langgraph.store.base import (
     BaseStore,
@@ -27,11 +28,15 @@ from langgraph.store.sqlite.aio import AsyncSqliteStore
 from langgraph.store.sqlite.base import SqliteIndexConfig
 
 from roadworthy.domain.errors import ConfigError
+from roadworthy.domain.json import JsonObject
+from roadworthy.domain.principal import Owner
 from roadworthy.runtimes.langgraph.current import current_attempt
 from roadworthy.runtimes.langgraph.failures import storage_errors
 from roadworthy.runtimes.langgraph.keys import store_prefix
-from roadworthy.runtimes.langgraph.sqlite import Connection, open_file
+from roadworthy.runtimes.langgraph.sqlite import Connection, Work, open_file
+from roadworthy.runtimes.langgraph.store_items import ItemRow, erase_some_items, item_json, some_items
 
+Found = TypeVar("Found")
 Namespace: TypeAlias = tuple[str, ...]
 StoreScope: TypeAlias = Literal["user", "tenant"]
 
@@ -47,8 +52,9 @@ class StoreConfig:
 class OwnedStore(BaseStore):
     """Every operation moved under the owner's prefix. All others of BaseStore's methods go through these two."""
 
-    def __init__(self, inner: AsyncSqliteStore, scope: StoreScope) -> None:
+    def __init__(self, inner: AsyncSqliteStore, connection: Connection, scope: StoreScope) -> None:
         self._inner = inner
+        self._connection = connection
         self._shared_by_tenant = scope == "tenant"
         self._loop = asyncio.get_running_loop()
         self.supports_ttl = inner.supports_ttl
@@ -79,6 +85,32 @@ class OwnedStore(BaseStore):
             raise RuntimeError("the store's sync methods work in threads only; here, await its async ones")
         return asyncio.run_coroutine_threadsafe(self.abatch(ops), self._loop).result()
 
+    async def export_items(self, owner: Owner) -> Sequence[JsonObject]:
+        """All items of an owner; none where a tenant shares its items: they are nobody's own.
+
+        Raises:
+            StorageUnavailable: SQLite failed.
+        """
+        items: list[JsonObject] = []
+        last: ItemRow | None = None
+        while not self._shared_by_tenant and (rows := await self._alone(partial(some_items, owner=owner, after=last))):
+            items.extend(map(item_json, rows))
+            last = rows[-1]
+        return items
+
+    async def erase_items(self, owner: Owner) -> int:
+        """Delete those. Errors as ``export_items``."""
+        erased, more = 0, not self._shared_by_tenant
+        while more:
+            count, more = await self._alone(partial(_erase_some, owner=owner))
+            erased += count
+        return erased
+
+    async def _alone(self, work: Work[Found]) -> Found:
+        """On the connection while LangGraph has no transaction on it: it makes them in several trips."""
+        async with self._inner.lock:
+            return await self._connection.transact(work)
+
     def _prefix(self) -> Namespace:
         scope = current_attempt.get()
         if scope is None:
@@ -96,8 +128,9 @@ async def open_store(path: Path, *, scope: StoreScope, config: StoreConfig) -> A
     """
     if config.index is not None and not hasattr(sqlite3.Connection, "enable_load_extension"):
         raise ConfigError("the store's index needs a Python whose sqlite3 can load extensions; this one's cannot")
+    connection = Connection(lambda: open_file(path, isolation_level=None))
     with storage_errors():
-        connection = await Connection(lambda: open_file(path, isolation_level=None))
+        await connection
     try:
         try:
             inner = AsyncSqliteStore(connection, index=config.index, ttl=config.ttl)
@@ -108,9 +141,15 @@ async def open_store(path: Path, *, scope: StoreScope, config: StoreConfig) -> A
         async with inner:
             if config.ttl is not None:
                 await inner.start_ttl_sweeper()
-            yield OwnedStore(inner, scope)
+            yield OwnedStore(inner, connection, scope)
     finally:
         await connection.close()
+
+
+def _erase_some(connection: sqlite3.Connection, owner: Owner) -> tuple[int, bool]:
+    if not connection.in_transaction:
+        connection.execute("BEGIN IMMEDIATE")  # the store's connection begins none by itself; who called it commits
+    return erase_some_items(connection, owner)
 
 
 def _moved(op: Op, prefix: Namespace) -> Op:

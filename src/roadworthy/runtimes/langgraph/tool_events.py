@@ -52,11 +52,7 @@ class ToolEvents:
 
     def end(self, run_id: UUID | str, output: object) -> None:
         """The tool returned ``output``; a message with status ``error`` is its own account of a failure."""
-        result = _result(output, self._max_chars)
-        if _is_error(output):
-            self._finish(run_id, None, result if isinstance(result, str) else "the tool reported an error")
-        else:
-            self._finish(run_id, result, None)
+        self._finish(run_id, *_outcome(output, self._max_chars))
 
     def fail(self, run_id: UUID | str, error: BaseException) -> None:
         """The tool raised."""
@@ -68,6 +64,17 @@ class ToolEvents:
             run_id = next((key for key, running in self._running.items() if running.id == call_id), None)
         if run_id is not None:
             self._finish(run_id, None, reason)
+
+    def replay(self, call_id: str, name: str, args: object, output: object, duration_ms: int) -> None:
+        """A call that was made before gave ``output`` then. It counts for nothing now."""
+        self._emit(ToolCallStarted(id=call_id, name=name, args=to_json(args, max_chars=_ARGS_CHARS)))
+        result, error = _outcome(output, self._max_chars)
+        self._emit(ToolCallFinished(id=call_id, name=name, result=result, error=error, duration_ms=duration_ms))
+
+    def is_running(self, call_id: str) -> bool:
+        """Whether the model's call ``call_id`` has begun and not ended."""
+        with self._lock:
+            return any(running.id == call_id for running in self._running.values())
 
     def _finish(self, run_id: UUID | str, result: JsonValue, error: str | None) -> None:
         with self._lock:
@@ -83,6 +90,14 @@ def cut_text(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
         return text
     return f"{text[:max_chars]}\n[{len(text) - max_chars} more characters were cut]"
+
+
+def _outcome(output: object, max_chars: int) -> tuple[JsonValue, str | None]:
+    """Result and error."""
+    result = _result(output, max_chars)
+    if not _is_error(output):
+        return result, None
+    return None, result if isinstance(result, str) else "the tool reported an error"
 
 
 def _result(output: object, max_chars: int) -> JsonValue:

@@ -1,0 +1,107 @@
+"""Which checkpoints of a thread somebody may still need, when all but the latest may go.
+
+``checkpoints`` prunes by it, in small transactions: what it finds at first is not needed later either, because new
+checkpoints only ever follow the latest ones.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Kept: TypeAlias = set[tuple[str, str]]
+
+_ROWS = (
+    "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, json_extract(m, '$.run_id'), "
+    "json_extract(m, '$.parents.\"\"'), json_extract(m, '$.counters_since_delta_snapshot') IS NOT NULL "
+    "FROM (SELECT *, CAST(metadata AS TEXT) AS m FROM checkpoints WHERE thread_id = ?) ORDER BY checkpoint_id DESC"
+)
+# LangGraph separates a task's name and id in the namespace of the graph that the task runs.
+_TASK_ID = ":"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A checkpoint. ``root``: for one of a subgraph, the root's checkpoint that the subgraph's task started from.
+    ``delta``: some of its channels are rebuilt from what was written on the checkpoints before it.
+    """
+
+    namespace: str
+    id: str
+    parent: str | None
+    run: str | None
+    root: str | None
+    delta: bool
+
+
+def superfluous(connection: sqlite3.Connection, thread: str, keep: int) -> Sequence[tuple[str, str]]:
+    """Namespace and id of the checkpoints that nothing needs when the latest ``keep`` of the root graph stay."""
+    return _others(connection, thread, lambda rows: needed(rows, keep))
+
+
+def outdated(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[str, str]]:
+    """Namespace and id of all but the latest checkpoint of each namespace."""
+    return _others(connection, thread, lambda rows: {(row.namespace, row.id) for row in _newest(rows)})
+
+
+def needed(rows: Sequence[Row], keep: int) -> Kept:
+    """What must stay of a thread's checkpoints, given newest first.
+
+    Of the root graph: the latest ``keep``; the latest of the run before the latest run, which tells what is new, and
+    to which a rollback returns; the parent of the latest, which tells whether the graph stopped behind a node.
+    Of the graph of a task: its latest checkpoint, while the root's that the task started from stays.
+    Of a subgraph with a memory of its own: its latest checkpoint, and the latest of another run.
+    """
+    by_namespace = _grouped(rows)
+    root = _needed_of_root(by_namespace.pop("", []), keep)
+    kept = {(row.namespace, row.id) for row in root}
+    ids = {row.id for row in root}
+    run = root[0].run if root else None
+    for namespace, found in by_namespace.items():
+        if _TASK_ID not in namespace:
+            kept.update((row.namespace, row.id) for row in _latest_of_two_runs(found, run))
+        elif found[0].root is None or found[0].root in ids:
+            kept.add((namespace, found[0].id))
+    return kept
+
+
+def _others(
+    connection: sqlite3.Connection, thread: str, choose: Callable[[Sequence[Row]], Kept]
+) -> Sequence[tuple[str, str]]:
+    rows = [
+        Row(namespace=namespace, id=id_, parent=parent, run=run, root=root, delta=bool(delta))
+        for namespace, id_, parent, run, root, delta in connection.execute(_ROWS, (thread,))
+    ]
+    kept = choose(rows)
+    # A channel that keeps only what changes needs the checkpoints before. They hold little by their nature.
+    whole = {row.namespace for row in rows if row.delta} & {namespace for namespace, _ in kept}
+    return [
+        (row.namespace, row.id)
+        for row in reversed(rows)
+        if (row.namespace, row.id) not in kept and row.namespace not in whole
+    ]
+
+
+def _needed_of_root(found: Sequence[Row], keep: int) -> Sequence[Row]:
+    if not found:
+        return []
+    latest = found[0]
+    before = next((row for row in found if row.run != latest.run), None)
+    return [row for at, row in enumerate(found) if at < max(1, keep) or row is before or row.id == latest.parent]
+
+
+def _latest_of_two_runs(found: Sequence[Row], run: str | None) -> Iterable[Row]:
+    yield found[0]
+    yield from [row for row in found if row.run != run][:1]
+
+
+def _newest(rows: Sequence[Row]) -> Iterable[Row]:
+    return [found[0] for found in _grouped(rows).values()]
+
+
+def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.namespace].append(row)
+    return dict(groups)

@@ -1,0 +1,182 @@
+"""An attempt's journal: finished model responses, kept so that the step in flight at a crash is not bought again.
+
+``run`` makes one per attempt and loads what earlier attempts left; ``model_cache`` asks it for a response before each
+model call and hands it each new one; ``metering`` asks it whether a call will be a replay. Rows: ``journal_rows``.
+What it reaches, and why it is built so: ``docs/adr/0013-responses-are-journalled-in-the-cache-hook.md``.
+"""
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from threading import Lock, get_ident
+from typing import TypeAlias, cast
+
+from langchain_core.load import dumps
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import ChatGeneration
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from roadworthy.domain.errors import LeaseLost, StorageUnavailable
+from roadworthy.domain.ids import new_id
+from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.clock import Clock
+from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
+from roadworthy.runtimes.langgraph.current import AttemptScope
+from roadworthy.runtimes.langgraph.journal_place import Asked, Place, digest, find_place
+from roadworthy.runtimes.langgraph.journal_rows import Row, forget_thread, keep_row, load_rows
+from roadworthy.runtimes.langgraph.model_calls import OpenCall, Replay
+
+# How Python shows an object that has nothing better to say: another address in another process.
+_ADDRESS = " at 0x"
+# The checkpoint that a call stands on takes milliseconds; nothing waits for it without a bound.
+_PATIENCE_SECONDS = 10.0
+
+_Key: TypeAlias = tuple[str, str]
+
+attempt_journal: "ContextVar[AttemptJournal | None]" = ContextVar("roadworthy_journal", default=None)
+
+
+class AttemptJournal:
+    """See the module. Made on the attempt's loop; ``find``, ``expects`` and ``asked`` are safe from any thread."""
+
+    def __init__(self, *, scope: AttemptScope, saver: FencedSqliteSaver, clock: Clock) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._thread_of_loop = get_ident()
+        self._scope = scope
+        self._connection = saver.conn
+        self._serde: SerializerProtocol = saver.serde
+        self._clock = clock
+        self._lock = Lock()
+        self._left: dict[_Key, deque[Row]] = {}
+        self._counts: dict[_Key, int] = {}
+
+    @property
+    def on_its_loop(self) -> bool:
+        """Whether the caller is on the thread of the attempt's loop."""
+        return get_ident() == self._thread_of_loop
+
+    async def load(self) -> None:
+        """Take over what earlier attempts were answered on the thread's latest checkpoints."""
+        thread = self._scope.watch.thread
+
+        def read_journal(connection: sqlite3.Connection) -> Sequence[Row]:
+            return load_rows(connection, thread)
+
+        for row in await self._connection.transact(read_journal):
+            key = (row.namespace, row.hash)
+            self._left.setdefault(key, deque()).append(row)
+            self._counts[key] = row.occurrence + 1
+
+    async def forget(self) -> None:
+        """Let go of everything: the next run of the thread asks anew."""
+        scope = self._scope
+
+        def forget_responses(connection: sqlite3.Connection) -> None:
+            scope.check_fence()
+            forget_thread(connection, scope.watch.thread)
+
+        with suppress(LeaseLost, StorageUnavailable):
+            await self._connection.transact(forget_responses)
+
+    def asked(self, prompt: str, model: str) -> Asked | None:
+        """What the code that asks now wants to know; None when no later attempt could ask the same."""
+        if _ADDRESS in model:
+            return None
+        place = find_place(self._scope.watch)
+        return None if place is None else Asked(place=place, hash=digest(prompt) + digest(model))
+
+    def expects(self, messages: Sequence[BaseMessage]) -> bool:
+        """Whether there is a response to these messages at this place, from whatever model.
+
+        A guess ahead of ``find``: it writes messages as LangChain does for caches.
+        """
+        if not self._left or (place := find_place(self._scope.watch)) is None:
+            return False
+        keys = [key for key, rows in tuple(self._left.items()) if rows]
+        waiting = [hash_ for namespace, hash_ in keys if namespace == place.namespace]
+        if not waiting:
+            return False
+        prefix = digest(dumps([message.model_copy(update={"id": None}) for message in messages]))
+        return any(hash_.startswith(prefix) for hash_ in waiting)
+
+    def find(self, asked: Asked) -> Replay | None:
+        """The response that an earlier attempt got here, each once, in their order."""
+        rows = self._left.get((asked.place.namespace, asked.hash))
+        while rows:
+            with self._lock:
+                row = rows.popleft() if rows else None
+            if row is not None and (answers := self._answers(row)) is not None:
+                usage = getattr(answers[0].message, "usage_metadata", None)
+                return Replay(call=row.call, answers=answers, own=row.run_id == self._scope.run_id, usage=usage)
+        return None
+
+    async def keep(self, asked: Asked, call: OpenCall, answers: Sequence[ChatGeneration]) -> ModelCall | None:
+        """Store a response. Returns the call as it is on record then; None when a crash would lose it.
+
+        Waits for the checkpoint that the call stands on. On the attempt's loop.
+        """
+        for answer in answers:
+            if answer.message.id is None:
+                # The state would give it one of its own, another one each time.
+                answer.message.id = f"lc_run--{new_id()}"
+        call.take_answer(answers[0].message)
+        record = call.ended("complete", self._clock.now())
+        try:
+            value = self._serde.dumps_typed([(answer.message, answer.generation_info) for answer in answers])
+        except Exception:  # noqa: BLE001 -- what a provider's client adds to its answers is its own business
+            return None
+        row = self._next_row(asked, record, value)
+        try:
+            return record if await self._store(asked.place, row) else None
+        except (LeaseLost, StorageUnavailable):
+            # The checkpointer is about to meet the same; the answer is paid for.
+            return None
+
+    def _next_row(self, asked: Asked, record: ModelCall, value: tuple[str, bytes]) -> Row:
+        key = (asked.place.namespace, asked.hash)
+        with self._lock:
+            occurrence = self._counts.get(key, 0)
+            self._counts[key] = occurrence + 1
+        return Row(
+            namespace=asked.place.namespace,
+            hash=asked.hash,
+            occurrence=occurrence,
+            run_id=self._scope.run_id,
+            call=record,
+            value=value,
+        )
+
+    async def _store(self, place: Place, row: Row) -> bool:
+        scope, watch = self._scope, self._scope.watch
+
+        def keep_response(connection: sqlite3.Connection) -> bool:
+            scope.check_fence()
+            return keep_row(connection, watch.thread, place, row)
+
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                while True:
+                    coming = watch.coming()
+                    if await self._connection.transact(keep_response):
+                        return True
+                    if watch.over:
+                        return False
+                    await coming.wait()
+        except TimeoutError:
+            return False
+
+    def _answers(self, row: Row) -> Sequence[ChatGeneration] | None:
+        """The answers of a row; None when they cannot be read any more."""
+        try:
+            found = cast("list[tuple[object, dict[str, object] | None]]", self._serde.loads_typed(row.value))
+            answers = [
+                ChatGeneration(message=message, generation_info=info)
+                for message, info in found
+                if isinstance(message, BaseMessage)
+            ]
+        except (TypeError, ValueError):
+            return None
+        return answers if answers and len(answers) == len(found) else None

@@ -1,0 +1,181 @@
+"""The table of tool calls beside the checkpoints: which have begun, which have a result, which a human must look at.
+
+Whole pieces of work on one connection, each within the caller's transaction. ``tool_journal`` uses them for an
+attempt, ``runtime`` and the CLI's ``runs resolve`` for reviews. Nothing here needs LangGraph, so that the CLI is fast.
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from roadworthy.domain.ids import RunId
+from roadworthy.domain.review import RecordResult, Resolution, RunAgain, ToolReview
+
+# How ``result`` is written when a human gave it; else it is the name of one of the serializer's own ways.
+GIVEN = "given"
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS tool_calls (
+  thread_key TEXT NOT NULL,
+  tool_call_id TEXT NOT NULL,
+  run_id TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  args TEXT NOT NULL,
+  effect TEXT NOT NULL,
+  state TEXT NOT NULL,
+  result_type TEXT,
+  result BLOB,
+  started_at TEXT NOT NULL,
+  finished_at TEXT,
+  PRIMARY KEY (thread_key, tool_call_id)
+)
+"""
+_COLUMNS = (
+    "thread_key, tool_call_id, run_id, attempt, name, args, effect, state, result_type, result, started_at, finished_at"
+)
+_PUT = f"INSERT OR REPLACE INTO tool_calls ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 -- constants
+_FIND = f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND tool_call_id = ?"  # noqa: S608 -- constants
+_WITHDRAW = "DELETE FROM tool_calls WHERE thread_key = ? AND tool_call_id = ? AND state = 'started'"
+_LEAVE = "DELETE FROM tool_calls WHERE thread_key = ? AND run_id != ? AND state != 'review'"
+_REVIEW = (
+    "UPDATE tool_calls SET state = 'review', run_id = ?, result_type = NULL, result = NULL "
+    "WHERE thread_key = ? AND tool_call_id = ?"
+)
+# What runs in this attempt may still tell how it ends.
+_REVIEW_OTHERS = (
+    "UPDATE tool_calls SET state = 'review', run_id = :run WHERE thread_key = :thread AND state = 'started' "
+    "AND NOT (run_id = :run AND attempt = :attempt)"
+)
+_REVIEWS = (
+    f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND state = 'review' "  # noqa: S608 -- constants
+    "ORDER BY started_at, tool_call_id"
+)
+_GIVE = (
+    f"UPDATE tool_calls SET state = 'resolved', result_type = '{GIVEN}', result = ?, finished_at = ? "  # noqa: S608 -- constants
+    "WHERE thread_key = ? AND tool_call_id = ? AND state = 'review'"
+)
+_RUN_AGAIN = "DELETE FROM tool_calls WHERE thread_key = ? AND tool_call_id = ? AND state = 'review'"
+_ERASE = "DELETE FROM tool_calls WHERE thread_key = ?"
+
+
+class CallState(StrEnum):
+    """``started``: under way, or cut off. ``review``: a run stopped at it, because nobody knows what became of it."""
+
+    STARTED = "started"
+    REVIEW = "review"
+    FINISHED = "finished"
+    RESOLVED = "resolved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRow:
+    """One call. ``args`` is JSON; ``effect`` is empty when the tool declares none; ``run_id``: who ran it last."""
+
+    thread_key: str
+    tool_call_id: str
+    run_id: str
+    attempt: int
+    name: str
+    args: str
+    effect: str
+    state: CallState
+    started_at: datetime
+    result_type: str | None = None
+    result: bytes | None = None
+    finished_at: datetime | None = None
+
+
+def create_tool_rows(connection: sqlite3.Connection) -> None:
+    """Make the table if it is missing."""
+    connection.execute(_TABLE)
+
+
+def put_row(connection: sqlite3.Connection, row: ToolRow) -> None:
+    """Write a call, over what was known of it."""
+    finished = None if row.finished_at is None else row.finished_at.isoformat()
+    who = (row.thread_key, row.tool_call_id, row.run_id, row.attempt, row.name, row.args, row.effect)
+    how = (row.state.value, row.result_type, row.result, row.started_at.isoformat(), finished)
+    connection.execute(_PUT, (*who, *how))
+
+
+def find_row(connection: sqlite3.Connection, thread_key: str, tool_call_id: str) -> ToolRow | None:
+    """What is known of a call."""
+    values = connection.execute(_FIND, (thread_key, tool_call_id)).fetchone()
+    return None if values is None else _row(values)
+
+
+def withdraw_row(connection: sqlite3.Connection, thread_key: str, tool_call_id: str) -> None:
+    """A call has not begun after all."""
+    connection.execute(_WITHDRAW, (thread_key, tool_call_id))
+
+
+def leave_behind(connection: sqlite3.Connection, thread_key: str, run_id: RunId) -> None:
+    """The thread goes on with the new input of ``run_id``: what earlier runs left here is of no use any more.
+
+    Open reviews stay, for whoever still wants to know.
+    """
+    connection.execute(_LEAVE, (thread_key, run_id))
+
+
+def put_in_review(
+    connection: sqlite3.Connection, thread_key: str, tool_call_id: str, *, run_id: RunId, attempt: int
+) -> None:
+    """A run stops before a call of unknown outcome: it asks about this one, and about all others that were cut off."""
+    connection.execute(_REVIEW, (run_id, thread_key, tool_call_id))
+    connection.execute(_REVIEW_OTHERS, {"run": run_id, "thread": thread_key, "attempt": attempt})
+
+
+def reviews_of(connection: sqlite3.Connection, thread_key: str) -> Sequence[ToolReview]:
+    """Calls of unknown outcome that runs of a thread stopped at, oldest first."""
+    rows = [_row(values) for values in connection.execute(_REVIEWS, (thread_key,))]
+    return [
+        ToolReview(
+            run_id=RunId(row.run_id),
+            tool_call_id=row.tool_call_id,
+            name=row.name,
+            args=json.loads(row.args),
+            started_at=row.started_at,
+        )
+        for row in rows
+    ]
+
+
+def resolve_row(
+    connection: sqlite3.Connection, thread_key: str, tool_call_id: str, resolution: Resolution, now: datetime
+) -> bool:
+    """Say what became of a call that is in review. False when there is no such call."""
+    place = (thread_key, tool_call_id)
+    match resolution:
+        case RecordResult():
+            given = json.dumps(resolution.result).encode()
+            changed = connection.execute(_GIVE, (given, now.isoformat(), *place))
+        case RunAgain():
+            changed = connection.execute(_RUN_AGAIN, place)
+    return changed.rowcount > 0
+
+
+def erase_tool_rows(connection: sqlite3.Connection, thread_key: str) -> None:
+    """Delete what is known of a thread's calls. Idempotent."""
+    connection.execute(_ERASE, (thread_key,))
+
+
+def _row(values: tuple[object, ...]) -> ToolRow:
+    thread, id_, run_id, attempt, name, args, effect, state, kind, result, started, finished = values
+    return ToolRow(
+        thread_key=str(thread),
+        tool_call_id=str(id_),
+        run_id=str(run_id),
+        attempt=int(str(attempt)),
+        name=str(name),
+        args=str(args),
+        effect=str(effect),
+        state=CallState(str(state)),
+        result_type=None if kind is None else str(kind),
+        result=result if isinstance(result, bytes) else None,
+        started_at=datetime.fromisoformat(str(started)),
+        finished_at=None if finished is None else datetime.fromisoformat(str(finished)),
+    )
