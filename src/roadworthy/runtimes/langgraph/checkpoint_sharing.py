@@ -44,7 +44,7 @@ SHARED: Final = "shared+msgpack"
 _COUNT = struct.Struct(">I")
 # Bytes. A list of many tiny things is cheaper to store whole than to look through.
 _SMALLEST_ITEM = 64
-_MAX_THREADS = 1024
+_MAX_THREADS = 256
 
 _LIST, _VALUE = 0, 1
 

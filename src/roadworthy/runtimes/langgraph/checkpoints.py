@@ -51,7 +51,7 @@ from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, erase_tool
 # Writes that tell what happened to a task, not what it produced (langgraph.pregel._task_status).
 _CONTROL = frozenset({"__error__", "__error_source_node__", "__interrupt__", "__resume__"})
 _NO_TASK = "00000000-0000-0000-0000-000000000000"
-# Checkpoints that one transaction deletes: a few milliseconds, in which no other can write.
+# Checkpoints that one transaction deletes: some milliseconds, in which nothing else can be written.
 _PRUNED_AT_ONCE = 100
 
 Superfluous: TypeAlias = Callable[[sqlite3.Connection], Sequence[tuple[str, str]]]
