@@ -14,7 +14,8 @@ from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.heartbeat import Watchdog
 from roadworthy.engine.reaper import reap_orphans
-from roadworthy.engine.spending import Settlements, sweep_reservations
+from roadworthy.engine.settlements import Settlements
+from roadworthy.engine.spending import sweep_reservations
 from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.identity.tokens import open_tokens
@@ -116,12 +117,13 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
         # Apart, because a locked file is waited for, and the process must stay alive and stoppable.
         await asyncio.to_thread(_prepare_schema, folder)
         database = await stack.enter_async_context(open_sqlite(folder.database))
-        keys = open_keys(SqlKeyStore(database, SystemClock()), settings, folder)
+        policies = SqlPolicyStore(database, SystemClock())
+        keys = open_keys(SqlKeyStore(database, SystemClock(), policies.forget), settings, folder)
         tokens = await stack.enter_async_context(_open_tokens(settings))
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
         runtime = await stack.enter_async_context(_open_runtime(settings, project, folder))
-        around = await _surroundings(stack, settings, database, runtime, telemetry)
+        around = await _surroundings(stack, settings, database, policies, runtime, telemetry)
         worker = Worker(
             around,
             WorkerLimits(
@@ -221,6 +223,7 @@ async def _surroundings(
     stack: AsyncExitStack,
     settings: Settings,
     database: SqliteDatabase,
+    policies: SqlPolicyStore,
     runtime: AgentRuntime,
     telemetry: Telemetry,
 ) -> Surroundings:
@@ -236,7 +239,7 @@ async def _surroundings(
         caps=Caps(steps=settings.max_steps, model_calls=settings.max_model_calls, tool_calls=settings.max_tool_calls),
         idle_timeout=settings.idle_timeout,
         prices=await asyncio.to_thread(open_price_book, settings.price_file),
-        policies=SqlPolicyStore(database, clock),
+        policies=policies,
         rates=MemoryRateCounters(),
         reserved_output_tokens=settings.reserved_output_tokens,
         settlements=Settlements(),

@@ -149,6 +149,7 @@ async def test_a_replay_after_a_restart_is_the_stream_that_was_seen(rig: Rig) ->
         await server.crash_and_restart()
         replay = await follow(client, Transcript(), whole.run_id)
     assert replay.frames == whole.frames
+    check_invariants(server, rig.provider.ledger, transcripts=[whole])
 
 
 async def test_a_reader_that_does_not_read_is_dropped_and_can_come_back(rig: Rig) -> None:
@@ -247,6 +248,7 @@ async def test_resources_return_to_their_baseline(rig: Rig) -> None:
     await rig.until(lambda: open_descriptors(server.pid) <= baseline + 2, 30)
     async with server.client() as client:
         assert (await client.get("/readyz")).status_code == 200
+    check_invariants(server, rig.provider.ledger)
 
 
 async def _drop(client: httpx.AsyncClient, route: str, on_disconnect: str = "cancel") -> None:

@@ -124,6 +124,32 @@ async def test_a_budget_is_set_listed_topped_up_and_removed(real: Real, admin: h
     assert [one.scope for one in wire.BudgetList.model_validate_json(answer.content).budgets] == ["tenant"]
 
 
+async def test_a_limit_that_is_left_out_stays_and_null_removes_it(admin: httpx.AsyncClient) -> None:
+    place = {"scope": "user", "window": "day"}
+    for change, limit, soft in (
+        ({"limit_usd": 3}, 3.0, None),
+        ({"soft_usd": 1}, 3.0, 1.0),
+        ({"limit_usd": 2}, 2.0, 1.0),
+        ({"limit_usd": None}, None, 1.0),
+        ({"limit_usd": 5, "soft_usd": None}, 5.0, None),
+        ({}, 5.0, None),
+    ):
+        answer = await admin.put("/admin/budgets", json={**place, **change})
+        assert answer.status_code == 200, answer.text
+        assert (answer.json()["limit_usd"], answer.json()["soft_usd"]) == (limit, soft)
+    refused = await admin.put("/admin/budgets", json={**place, "limit_usd": None})
+    assert code_of(refused) == (422, "invalid_request")
+
+
+async def test_a_budget_of_each_run_needs_no_window(admin: httpx.AsyncClient) -> None:
+    made = await admin.put("/admin/budgets", json={"scope": "run", "limit_usd": 1})
+    assert (made.status_code, made.json()["window"]) == (200, "run")
+    refused = await admin.put("/admin/budgets", json={"scope": "user", "limit_usd": 1})
+    assert refused.json()["errors"] == [
+        {"field": "window", "message": "say when the budget begins anew: the window day, week, month or total"}
+    ]
+
+
 async def test_amounts_are_exact(real: Real, admin: httpx.AsyncClient) -> None:
     for amount, nanos in (
         ("0.1", 100_000_000),

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import structlog
 
+from roadworthy.domain.errors import BudgetExceeded, LimitReached
 from roadworthy.domain.json import JsonValue
 from roadworthy.domain.money import usd
 from roadworthy.domain.run import Run, RunStatus
@@ -32,7 +33,15 @@ class RunLog:
         write("run_finished", **outcome(run))
 
     def attempt_failed(self, run: Run, error: BaseException) -> None:
-        """Write ``attempt_failed`` with the traceback; texts of the run's own request are masked in it."""
+        """Write ``attempt_failed`` with the traceback; texts of the run's own request are masked in it.
+
+        A limit that was reached is no failure: ``attempt_stopped`` says which one.
+        """
+        if isinstance(error, BudgetExceeded | LimitReached):
+            self._run_log.info(
+                "attempt_stopped", **_who(run), attempt=run.attempt, code=error.code, reason=error.message
+            )
+            return
         known = [*texts_in(run.request.payload), *texts_in(run.request.context)]
         self._run_log.error(
             "attempt_failed",

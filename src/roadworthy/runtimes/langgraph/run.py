@@ -36,11 +36,15 @@ from roadworthy.runtimes.langgraph.results import Results, interrupts_of
 from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
 from roadworthy.runtimes.langgraph.sink import StateSink
 from roadworthy.runtimes.langgraph.threads import WorkTracker
+from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempted:
-    """What an attempt is about. ``agents``: all that are served. ``spending``: None when no budget applies."""
+    """What an attempt is about. ``agents``: all that are served. ``spending``: None when there can be no budget.
+
+    ``room``: where threads of all attempts wait for money.
+    """
 
     run: Run
     agents: Mapping[str, ServedGraph]
@@ -49,6 +53,7 @@ class Attempted:
     clock: Clock
     first_on_thread: bool
     tool_chars: int
+    room: WaitingRoom
     spending: Spending | None = None
 
     @property
@@ -136,7 +141,13 @@ class GraphExecution:
         if about.spending is None:
             return ModelMeter(put, stop=stop, caps=about.caps, clock=about.clock, tool_chars=about.tool_chars)
         return GatedMeter(
-            put, spending=about.spending, stop=stop, caps=about.caps, clock=about.clock, tool_chars=about.tool_chars
+            put,
+            spending=about.spending,
+            room=about.room,
+            stop=stop,
+            caps=about.caps,
+            clock=about.clock,
+            tool_chars=about.tool_chars,
         )
 
     def _refuse_calls(self) -> None:

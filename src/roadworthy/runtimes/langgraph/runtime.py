@@ -19,6 +19,7 @@ from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
+from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
 from roadworthy.runtimes.langgraph.config import state_config
 from roadworthy.runtimes.langgraph.exits import contained_tasks
@@ -33,12 +34,15 @@ from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
 from roadworthy.runtimes.langgraph.store import StoreConfig, StoreScope, open_store
 from roadworthy.runtimes.langgraph.survivors import message_ids_in
+from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINTS_FILE = "checkpoints.sqlite"
 STORE_FILE = "store.sqlite"
 _CLOSE_PATIENCE = timedelta(seconds=5)
+# A quarter of the smallest executor that ``bootstrap`` makes.
+_WAITING_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,7 @@ class LangGraphRuntime:
     saver: FencedSqliteSaver
     guard: ToolGuard
     clock: Clock
+    room: WaitingRoom
 
     def agents(self) -> Sequence[Agent]:
         """All agents; the first is the default."""
@@ -86,6 +91,7 @@ class LangGraphRuntime:
                 clock=self.clock,
                 first_on_thread=first_on_thread,
                 tool_chars=self.guard.max_chars,
+                room=self.room,
                 spending=spending,
             )
         )
@@ -152,8 +158,10 @@ async def open_runtime(
     extra_types: Sequence[str],
     store_index: StoreConfig | None,
     clock: Clock,
+    waiting_threads: int = _WAITING_THREADS,
 ) -> AsyncGenerator[LangGraphRuntime]:
-    """Serve ``agents``, with their state in two files in ``folder``.
+    """Serve ``agents``, with their state in two files in ``folder``. ``waiting_threads``: so many at once may wait for
+    money; a small part of the loop's default executor, which model clients need as well.
 
     Raises:
         ConfigError: an extra state type or the store's index is wrong.
@@ -169,8 +177,10 @@ async def open_runtime(
             for warning in replaced_parts(loaded):
                 _log.warning(warning)
             served[loaded.name] = serve_graph(loaded, saver=saver, store=store, guard=guard, extra_types=extra_types)
-        with contained_tasks(asyncio.get_running_loop()):
-            yield LangGraphRuntime(served=served, saver=saver, guard=guard, clock=clock)
+        with contained_tasks(asyncio.get_running_loop()), unreported_stops():
+            yield LangGraphRuntime(
+                served=served, saver=saver, guard=guard, clock=clock, room=WaitingRoom(waiting_threads)
+            )
 
 
 def _key(run: Run) -> str:
