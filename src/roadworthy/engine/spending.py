@@ -238,10 +238,7 @@ class AttemptSpending:
         now = purse.clock.now()
         price = purse.prices.price(call.provider, call.model, Tokens(input=call.input_tokens, output=output), now)
         if price is None and self._fitting.limited:
-            name = f"the model {call.model}" if call.model else "a model without a name"
-            raise PriceUnknown(
-                f"a budget applies, and nobody knows what {name} costs: the server's price file may say it"
-            )
+            raise _price_unknown(call)
         return price and Reservation(
             call_id=call.call_id,
             node=call.node,
@@ -291,4 +288,14 @@ def _held_by_others(balance: BudgetBalance) -> BudgetExceeded:
         f"what is left in a budget of this {balance.period.budget.scope.value} is held by calls in flight: "
         "continue the run when they have ended",
         spent=exceeded(balance).spent,
+    )
+
+
+def _price_unknown(call: PlannedCall) -> PriceUnknown:
+    if not call.model:
+        return PriceUnknown("a budget with a limit applies, and a model without a name has no price that is known")
+    name = f"{call.provider}:{call.model}"
+    return PriceUnknown(
+        f'a budget with a limit applies, and the price of {name} is not known: give it a table ["{name}"] in the file '
+        "that ROADWORTHY_PRICE_FILE names"
     )

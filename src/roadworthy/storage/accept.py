@@ -51,7 +51,7 @@ class Acceptance:
         if agent != self.run.agent:
             raise AgentMismatch(f"the thread belongs to the agent {agent}")
         if self.run.ord not in (0, next_ord - 1):
-            raise Conflict("a later run has changed the thread since")
+            raise Conflict(f"a later run, {self._latest(tx, next_ord - 1)}, has changed the thread since")
         if not claimed:
             self._check_policy(tx, busy=active is not None or pending > 1)
         run = replace(self.run, ord=next_ord - 1)
@@ -68,6 +68,18 @@ class Acceptance:
     def _supersedes(self) -> bool:
         """Whether it asks the thread's active run to stop."""
         return self.run.request.multitask_strategy in (MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK)
+
+    def _latest(self, tx: Transaction, before: int) -> str:
+        owner = self.run.owner
+        row = tx.one(
+            sql.RUNS_OF_THREAD,
+            tenant=owner.tenant,
+            owner=owner.user,
+            thread_id=self.run.thread_id,
+            before=before,
+            limit=1,
+        )
+        return "which is gone" if row is None else run_from(row).run_id
 
     def _known(self, tx: Transaction) -> Run | None:
         """The run that was stored under the key; None when there is no key, or it is new, and now taken."""

@@ -52,8 +52,9 @@ class RunLog:
         )
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
-        """Write ``event`` as it is."""
-        self._worker_log.info(event, **fields)
+        """Write ``event`` as it is. Money that runs out is the operator's business."""
+        log = self._worker_log.warning if event == "budget_soft_limit" else self._worker_log.info
+        log(event, **fields)
 
 
 def outcome(run: Run) -> dict[str, JsonValue]:
