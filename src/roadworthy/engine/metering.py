@@ -104,7 +104,7 @@ class Meter:
                 charges = await self._spending.charges(calls)
             # Nothing may be waited for between this and the ledger's line. See ``asked``.
             crossed = await self._ledger.append(self._run, calls, charges)
-        except BaseException:
+        except BaseException:  # cancelled too: whatever kept the calls from the ledger, they are still to be written
             self._pending[:0] = calls
             raise
         self._spending.settled(charges)
