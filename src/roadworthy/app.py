@@ -78,6 +78,8 @@ def services_of(container: Container) -> Services:
         runs=container.runs,
         streams=container.streams,
         threads=container.threads,
+        user_exports=container.user_exports,
+        user_erasures=container.user_erasures,
         keys=container.keys,
         identity=container.identity,
         agents=container.agents,

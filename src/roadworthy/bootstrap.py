@@ -14,13 +14,12 @@ from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.heartbeat import Watchdog
 from roadworthy.engine.reaper import reap_orphans
-from roadworthy.engine.spending import Settlements, sweep_reservations
+from roadworthy.engine.settlements import Settlements
+from roadworthy.engine.spending import sweep_reservations
 from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.identity.tokens import open_tokens
-from roadworthy.ports.clock import Clock
 from roadworthy.ports.identity import TokenVerifier
-from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.runtime import AgentRuntime, Caps
 from roadworthy.ports.store import KeyStore
 from roadworthy.ports.telemetry import Telemetry
@@ -37,10 +36,13 @@ from roadworthy.services.identity import Identity
 from roadworthy.services.keys import Keys, NewKey
 from roadworthy.services.limits import Limits
 from roadworthy.services.readiness import Probe, Readiness
+from roadworthy.services.retention import Kept, Retention, keep_pruning
 from roadworthy.services.runs import Runs
 from roadworthy.services.streams import Streams
 from roadworthy.services.threads import Threads, finish_erasures
 from roadworthy.services.usage import UsageReports
+from roadworthy.services.user_export import UserExports
+from roadworthy.services.users import UserErasures
 from roadworthy.settings import Settings
 from roadworthy.storage.audit import SqlAuditLog
 from roadworthy.storage.event_log import SqlEventLog
@@ -51,10 +53,12 @@ from roadworthy.storage.ledger import SqlLedger
 from roadworthy.storage.policies import SqlPolicyStore
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.rates import MemoryRateCounters
+from roadworthy.storage.retention import SqlRetention
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.schema import migrate, schema_problem
 from roadworthy.storage.sqlite import SqliteDatabase, open_sqlite
 from roadworthy.storage.threads import SqlThreadStore
+from roadworthy.storage.users import SqlUserRecords
 from roadworthy.telemetry.clock import SystemClock
 
 __all__ = ["Container", "EngineStuck", "Project", "bootstrap", "builtin_agents", "open_keys"]
@@ -63,8 +67,6 @@ __all__ = ["Container", "EngineStuck", "Project", "bootstrap", "builtin_agents",
 _THREADS_PER_SLOT = 4
 _MIN_THREADS = 32
 _NOTE_KEYS_EVERY = timedelta(minutes=1)
-_PRUNE_EVERY = timedelta(minutes=1)
-_IDEMPOTENCY_KEPT = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,8 @@ class Container:
     runs: Runs
     streams: Streams
     threads: Threads
+    user_exports: UserExports
+    user_erasures: UserErasures
     keys: Keys
     identity: Identity
     budgets: Budgets
@@ -116,12 +120,13 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
         # Apart, because a locked file is waited for, and the process must stay alive and stoppable.
         await asyncio.to_thread(_prepare_schema, folder)
         database = await stack.enter_async_context(open_sqlite(folder.database))
-        keys = open_keys(SqlKeyStore(database, SystemClock()), settings, folder)
+        policies = SqlPolicyStore(database, SystemClock())
+        keys = open_keys(SqlKeyStore(database, SystemClock(), policies.forget), settings, folder)
         tokens = await stack.enter_async_context(_open_tokens(settings))
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
         runtime = await stack.enter_async_context(_open_runtime(settings, project, folder))
-        around = await _surroundings(stack, settings, database, runtime, telemetry)
+        around = await _surroundings(stack, settings, database, policies, runtime, telemetry)
         worker = Worker(
             around,
             WorkerLimits(
@@ -135,6 +140,8 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
         if revived:
             telemetry.worker_note("runs_recovered", count=revived)
         first_key = await _prepare_keys(keys, settings)
+        # One for all: what one of them erases, the others leave alone meanwhile.
+        threads = Threads(threads=SqlThreadStore(database), runs=SqlRunStore(database), runtime=runtime)
         watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
         async with (
             worker.under_way(),
@@ -142,11 +149,11 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
                 watchdog.keep_beating(),
                 watch_slots(worker, settings.stuck_timeout, telemetry),
                 _note_key_uses(keys),
-                _forget_idempotency(around.queue, around.clock),
+                keep_pruning(_retention(settings, database, around, threads), telemetry),
                 sweep_reservations(around.ledger, around.clock, telemetry),
             ),
         ):
-            yield _container(settings, database, around, worker, Identity(keys, tokens), keys, first_key)
+            yield _container(settings, database, around, worker, Identity(keys, tokens), keys, threads, first_key)
 
 
 def open_keys(store: KeyStore, settings: Settings, folder: DataFolder) -> Keys:
@@ -221,6 +228,7 @@ async def _surroundings(
     stack: AsyncExitStack,
     settings: Settings,
     database: SqliteDatabase,
+    policies: SqlPolicyStore,
     runtime: AgentRuntime,
     telemetry: Telemetry,
 ) -> Surroundings:
@@ -236,7 +244,7 @@ async def _surroundings(
         caps=Caps(steps=settings.max_steps, model_calls=settings.max_model_calls, tool_calls=settings.max_tool_calls),
         idle_timeout=settings.idle_timeout,
         prices=await asyncio.to_thread(open_price_book, settings.price_file),
-        policies=SqlPolicyStore(database, clock),
+        policies=policies,
         rates=MemoryRateCounters(),
         reserved_output_tokens=settings.reserved_output_tokens,
         settlements=Settlements(),
@@ -290,12 +298,25 @@ async def _note_key_uses(keys: Keys) -> None:
             await keys.note_uses()
 
 
-async def _forget_idempotency(queue: RunQueue, clock: Clock) -> None:
-    while True:
-        await asyncio.sleep(_PRUNE_EVERY.total_seconds())
-        with suppress(StorageUnavailable):  # the next minute will do
-            while await queue.prune(clock.now() - _IDEMPOTENCY_KEPT):
-                pass
+def _retention(settings: Settings, database: SqliteDatabase, around: Surroundings, threads: Threads) -> Retention:
+    return Retention(
+        store=SqlRetention(database),
+        queue=around.queue,
+        threads=threads,
+        runtime=around.runtime,
+        clock=around.clock,
+        kept=Kept(
+            threads=_days(settings.thread_ttl_days),
+            events=_days(settings.events_ttl_days),
+            idempotency=timedelta(hours=settings.idempotency_ttl_hours),
+            checkpoints=settings.checkpoints_kept,
+            outputs=settings.outputs_kept,
+        ),
+    )
+
+
+def _days(days: int | None) -> timedelta | None:
+    return None if days is None else timedelta(days=days)
 
 
 def _container(
@@ -305,11 +326,11 @@ def _container(
     worker: Worker,
     identity: Identity,
     keys: Keys,
+    threads: Threads,
     first_key: NewKey | None,
 ) -> Container:
     runtime, clock = around.runtime, around.clock
     agents = Agents(runtime)
-    store = SqlRunStore(database)
     return Container(
         agents=agents,
         runs=Runs(
@@ -319,7 +340,7 @@ def _container(
                 worker, policies=around.policies, ledger=around.ledger, rates=around.rates, clock=clock
             ),
             dispatcher=worker,
-            store=store,
+            store=SqlRunStore(database),
             ledger=around.ledger,
             log=around.log,
             clock=clock,
@@ -327,7 +348,9 @@ def _container(
             timeout=settings.request_timeout,
         ),
         streams=Streams(around.log),
-        threads=Threads(threads=SqlThreadStore(database), runs=store, runtime=runtime),
+        threads=threads,
+        user_exports=_exports(database, around, keys),
+        user_erasures=_erasures(database, around, worker, keys, threads),
         keys=keys,
         identity=identity,
         budgets=Budgets(around.policies, around.ledger, clock, new_id, settings.time_zone),
@@ -340,6 +363,32 @@ def _container(
         database=database,
         agent_names=[agent.name for agent in runtime.agents()],
         first_key=first_key,
+    )
+
+
+def _exports(database: SqliteDatabase, around: Surroundings, keys: Keys) -> UserExports:
+    return UserExports(
+        records=SqlUserRecords(database, around.clock),
+        threads=SqlThreadStore(database),
+        runs=SqlRunStore(database),
+        log=around.log,
+        keys=keys,
+        runtime=around.runtime,
+        clock=around.clock,
+    )
+
+
+def _erasures(
+    database: SqliteDatabase, around: Surroundings, worker: Worker, keys: Keys, threads: Threads
+) -> UserErasures:
+    return UserErasures(
+        records=SqlUserRecords(database, around.clock),
+        stored=SqlThreadStore(database),
+        threads=threads,
+        log=around.log,
+        keys=keys,
+        stopper=worker,
+        runtime=around.runtime,
     )
 
 

@@ -258,7 +258,7 @@ class Settings(BaseSettings):
         try:
             ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"{value!r} is no IANA time zone, as Europe/Berlin is") from None
+            raise ValueError(f"must be an IANA time zone such as Europe/Berlin, not {value!r}") from None
         return value
 
     @field_validator("jwt_algorithms")
@@ -271,15 +271,22 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _issuer_and_audience_go_together(self) -> "Settings":
-        if (self.jwt_issuer is None) != (self.jwt_audience is None):
-            raise ValueError("jwt_issuer and jwt_audience are needed together")
+    def _tokens_need_issuer_and_audience(self) -> "Settings":
+        if self.jwt_issuer is not None and self.jwt_audience is not None:
+            return self
+        given = sorted(name for name in self.model_fields_set if name.startswith("jwt_") and getattr(self, name))
+        if given:
+            # One that is passed over would let an operator believe that tokens are accepted.
+            named = ", ".join(f"ROADWORTHY_{name.upper()}" for name in given)
+            raise ValueError(f"{named}: JWT bearer tokens need both ROADWORTHY_JWT_ISSUER and ROADWORTHY_JWT_AUDIENCE")
         return self
 
     @model_validator(mode="after")
     def _no_auth_needs_loopback(self) -> "Settings":
         if not self.auth and not is_loopback(self.host):
-            raise ValueError(f"auth can be off only on a loopback address, not on {self.host}")
+            raise ValueError(
+                f"authentication can be off (ROADWORTHY_AUTH, --no-auth) only on a loopback address, not on {self.host}"
+            )
         return self
 
 

@@ -44,7 +44,7 @@ async def test_a_server_obeys_a_rate_limit_within_seconds(tmp_path: Path) -> Non
     async with serving(tmp_path) as server, server.client(server.first_key) as client:
         code, out, err = await run(tmp_path, "rates", "set", *place, "--limit", "1")
         assert (code, out) == (0, "")
-        assert "at most 1 requests a minute" in err
+        assert "at most 1 request a minute" in err
         refused = await _answers(client, 429)
         assert refused.json()["code"] == "rate_limited"
         assert int(refused.headers["retry-after"]) >= 1

@@ -149,6 +149,7 @@ async def test_a_replay_after_a_restart_is_the_stream_that_was_seen(rig: Rig) ->
         await server.crash_and_restart()
         replay = await follow(client, Transcript(), whole.run_id)
     assert replay.frames == whole.frames
+    check_invariants(server, rig.provider.ledger, transcripts=[whole])
 
 
 async def test_a_reader_that_does_not_read_is_dropped_and_can_come_back(rig: Rig) -> None:
@@ -230,14 +231,15 @@ async def test_a_refusal_before_the_body_is_read_is_received(rig: Rig) -> None:
 
 async def test_resources_return_to_their_baseline(rig: Rig) -> None:
     """I7: after a burst of all kinds of ends, no descriptor and no slot is left behind."""
-    server = await rig.serve(env={"REQUEST_TIMEOUT": "5"})
-    async with server.client() as client:
-        await client.post("/agent/invoke", json={"message": "say: warm"})
-        async with asyncio.TaskGroup() as group:
-            for number in range(10):
-                group.create_task(
-                    client.post("/agent/invoke", json={"message": "say: warm", "thread_id": f"w{number}"})
-                )
+    rig.provider.script(rules=(Rule(when="warm", turns=(Turn(text="warm", hold=Hold()),) * 10),))
+    server = await rig.serve(env={"REQUEST_TIMEOUT": "30"})
+    # All slots at one time, so that as many connections to the provider are open as ever will be.
+    async with server.client() as client, asyncio.TaskGroup() as group:
+        for number in range(10):
+            group.create_task(client.post("/agent/invoke", json={"message": "warm", "thread_id": f"w{number}"}))
+        await rig.provider.wait_for(lambda calls: sum(call.held for call in calls) == 10)
+        for _ in range(10):
+            rig.provider.release()
     async with server.client() as client:
         baseline = open_descriptors(server.pid)
         async with asyncio.TaskGroup() as group:
@@ -247,6 +249,7 @@ async def test_resources_return_to_their_baseline(rig: Rig) -> None:
     await rig.until(lambda: open_descriptors(server.pid) <= baseline + 2, 30)
     async with server.client() as client:
         assert (await client.get("/readyz")).status_code == 200
+    check_invariants(server, rig.provider.ledger)
 
 
 async def _drop(client: httpx.AsyncClient, route: str, on_disconnect: str = "cancel") -> None:

@@ -252,3 +252,4 @@ async def test_calls_are_bounded_for_a_run_whatever_its_attempts(rig: Rig) -> No
         run = await rig.final(client, (await rig.only_run())["run_id"])
     assert (run["status"], run["error"]["code"]) == ("error", "limit_reached"), run
     assert len(rig.provider.ledger) == 2
+    check_invariants(server, rig.provider.ledger)

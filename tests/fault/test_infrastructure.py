@@ -54,6 +54,7 @@ async def test_a_full_disk_refuses_new_runs_keeps_reads_and_recovers_unaided(rig
             assert ended.json()["run"]["error"]["code"] in {"storage", "storage_full"}
         answer = await _until_accepted(client)
     assert answer.json()["response"] == "after"
+    check_invariants(server, rig.provider.ledger)
 
 
 async def test_a_locked_database_is_waited_for_and_then_refused_without_a_500(rig: Rig) -> None:
@@ -156,6 +157,7 @@ async def test_a_provider_that_is_down_at_boot_keeps_nobody_from_starting(rig: R
         assert (await client.get("/readyz")).status_code == 200
         answer = await client.post("/agent/invoke", json={"message": "hi"})
         assert (answer.status_code, answer.json()["code"]) == (502, "provider_unavailable")
+    check_invariants(server, rig.provider.ledger)
 
 
 async def test_a_wedged_event_loop_ends_its_process_and_the_run_is_recovered(rig: Rig) -> None:

@@ -87,6 +87,7 @@ async def test_a_rate_limit_beyond_the_deadline_is_told_to_the_client(rig: Rig) 
         answer = await client.post("/agent/invoke", json={"message": "hi"})
     assert (answer.status_code, answer.json()["code"]) == (502, "provider_unavailable")
     assert len(rig.provider.ledger) == 1
+    check_invariants(server, rig.provider.ledger)
 
 
 async def test_silence_and_pings_end_by_the_idle_bound_and_are_billed_by_estimate(rig: Rig) -> None:
@@ -113,6 +114,7 @@ async def test_a_slow_first_byte_is_no_silence_while_the_bound_allows_it(rig: Ri
     async with server.client() as client:
         answer = await client.post("/agent/invoke", json={"message": "hi"})
     assert answer.json()["response"] == "late"
+    check_invariants(server, rig.provider.ledger)
 
 
 async def test_pings_for_ever_end_by_the_runs_deadline_too(rig: Rig) -> None:
@@ -123,6 +125,7 @@ async def test_pings_for_ever_end_by_the_runs_deadline_too(rig: Rig) -> None:
         (gone,) = await rig.provider.wait_for_outcome("client_gone")
     assert (answer.status_code, answer.json()["code"]) == (504, "timeout")
     assert gone.client_gone_mono is not None
+    check_invariants(server, rig.provider.ledger)
 
 
 async def test_an_answer_that_stops_for_its_own_reason_leaves_the_thread_usable(rig: Rig) -> None:
@@ -161,6 +164,7 @@ async def test_a_refused_key_or_model_is_not_retried_and_named(rig: Rig) -> None
             well = await client.post("/agent/invoke", json={"message": "say: fine"})
             assert well.json()["response"] == "fine"
             assert not (await client.get("/readyz")).json().get("degraded")
+    check_invariants(server, rig.provider.ledger)
 
 
 def _broken(kind: FaultKind, at: Point) -> Turn:

@@ -34,6 +34,7 @@ async def test_a_tool_that_hangs_in_a_thread_holds_its_slot_until_it_ends(rig: R
         await rig.ready(client)
     assert ready.status_code == 503
     assert "slots" in str(ready.json())
+    check_invariants(server, rig.provider.ledger)
 
 
 async def test_a_process_whose_slots_are_all_stuck_ends_itself(rig: Rig) -> None:
@@ -45,6 +46,7 @@ async def test_a_process_whose_slots_are_all_stuck_ends_itself(rig: Rig) -> None
     await server.start()
     async with server.client() as client:
         assert (await client.post("/agent/invoke", json={"message": "say: back"})).json()["response"] == "back"
+    check_invariants(server, rig.provider.ledger)
 
 
 async def test_a_raising_tool_gives_a_sanitised_result_and_the_run_goes_on(rig: Rig) -> None:
@@ -101,3 +103,4 @@ async def test_sync_tools_block_nobody(rig: Rig) -> None:
             rig.open_gate("b")
         assert late.result().json()["response"] == "late"
     assert threads_of(server.pid) < 40
+    check_invariants(server, rig.provider.ledger)

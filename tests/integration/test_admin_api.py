@@ -37,6 +37,8 @@ ROUTES: list[tuple[str, str, Any, int, set[Scope]]] = [
     ("POST", "/admin/keys", {"user": "ops", "scopes": ["keys:write"]}, 201, KEYS),
     ("POST", f"/admin/keys/{GONE}/rotate", None, 404, KEYS),
     ("DELETE", f"/admin/keys/{GONE}", None, 404, KEYS),
+    ("GET", "/admin/users/nobody/export", None, 200, {Scope.ADMIN}),
+    ("DELETE", "/admin/users/nobody", None, 200, {Scope.ADMIN}),
 ]
 
 
@@ -67,7 +69,7 @@ def test_every_route_is_in_the_table(real_routes: set[tuple[str, str]]) -> None:
 def real_routes(real: Real) -> set[tuple[str, str]]:
     paths: Mapping[str, Mapping[str, Any]] = real.app.openapi()["paths"]
     return {
-        (method.upper(), path.replace("{budget_id}", "{id}").replace("{key_id}", "{id}"))
+        (method.upper(), path.replace("{budget_id}", "{id}").replace("{key_id}", "{id}").replace("{user}", "nobody"))
         for path, operations in paths.items()
         for method in operations
         if path.startswith("/admin/")
@@ -122,6 +124,32 @@ async def test_a_budget_is_set_listed_topped_up_and_removed(real: Real, admin: h
     assert code_of(await admin.delete(f"/admin/budgets/{each.budget_id}")) == (404, "not_found")
     answer = await admin.get("/admin/budgets")
     assert [one.scope for one in wire.BudgetList.model_validate_json(answer.content).budgets] == ["tenant"]
+
+
+async def test_a_limit_that_is_left_out_stays_and_null_removes_it(admin: httpx.AsyncClient) -> None:
+    place = {"scope": "user", "window": "day"}
+    for change, limit, soft in (
+        ({"limit_usd": 3}, 3.0, None),
+        ({"soft_usd": 1}, 3.0, 1.0),
+        ({"limit_usd": 2}, 2.0, 1.0),
+        ({"limit_usd": None}, None, 1.0),
+        ({"limit_usd": 5, "soft_usd": None}, 5.0, None),
+        ({}, 5.0, None),
+    ):
+        answer = await admin.put("/admin/budgets", json={**place, **change})
+        assert answer.status_code == 200, answer.text
+        assert (answer.json()["limit_usd"], answer.json()["soft_usd"]) == (limit, soft)
+    refused = await admin.put("/admin/budgets", json={**place, "limit_usd": None})
+    assert code_of(refused) == (422, "invalid_request")
+
+
+async def test_a_budget_of_each_run_needs_no_window(admin: httpx.AsyncClient) -> None:
+    made = await admin.put("/admin/budgets", json={"scope": "run", "limit_usd": 1})
+    assert (made.status_code, made.json()["window"]) == (200, "run")
+    refused = await admin.put("/admin/budgets", json={"scope": "user", "limit_usd": 1})
+    assert refused.json()["errors"] == [
+        {"field": "window", "message": "say when the budget begins anew: the window day, week, month or total"}
+    ]
 
 
 async def test_amounts_are_exact(real: Real, admin: httpx.AsyncClient) -> None:

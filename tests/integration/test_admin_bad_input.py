@@ -138,6 +138,9 @@ async def test_bad_query_parameters_are_refused(admin: httpx.AsyncClient) -> Non
         "/admin/audit?since=yesterday",
         "/admin/audit?since=2026-01-01T00:00:00",
         "/admin/audit?since=1e400",
+        "/admin/audit?since=0001-01-01T00:00:00%2B23:59",
+        "/admin/audit?since=9999-12-31T23:59:59-23:59",
+        "/admin/audit?since=1700000000",
         "/admin/audit?limit=0",
         "/admin/audit?limit=100000",
         "/admin/audit?cursor=x",
@@ -146,8 +149,71 @@ async def test_bad_query_parameters_are_refused(admin: httpx.AsyncClient) -> Non
         assert code_of(await admin.get(path)) == (422, "invalid_request"), path
     for path in ("/admin/rates", "/admin/rates?scope=user", "/admin/rates?scope=agent&kind=runs"):
         assert code_of(await admin.delete(path)) == (422, "invalid_request"), path
-    for since in ("0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59", "1700000000"):
+    for since in ("2026-01-31", "2026-01-31T12:00:00Z", "2999-12-31T23:59:59-23:59"):
         assert (await admin.get(f"/admin/audit?since={since}")).status_code == 200, since
+
+
+async def test_a_mistyped_query_parameter_is_refused_before_it_removes_everyones_limit(
+    admin: httpx.AsyncClient,
+) -> None:
+    place = {"scope": "user", "kind": "runs"}
+    await admin.put("/admin/rates", json={**place, "limit": 2})
+    answer = await admin.delete("/admin/rates", params={**place, "subjct": "bob"})
+    assert code_of(answer) == (422, "invalid_request")
+    assert answer.json()["errors"] == [
+        {
+            "field": "subjct",
+            "message": "unknown query parameter 'subjct': the route has scope, kind, subject",
+        }
+    ]
+    assert len((await admin.get("/admin/rates")).json()["rates"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/admin/budgets", None),
+        ("PUT", "/admin/budgets", BUDGET),
+        ("DELETE", f"/admin/budgets/{GONE}", None),
+        ("POST", f"/admin/budgets/{GONE}/top-up", {"amount_usd": 1}),
+        ("GET", "/admin/rates", None),
+        ("PUT", "/admin/rates", RATE),
+        ("DELETE", "/admin/rates", None),
+        ("GET", "/admin/usage", None),
+        ("GET", "/admin/audit", None),
+        ("GET", "/admin/keys", None),
+        ("POST", "/admin/keys", {"user": "dora"}),
+        ("POST", f"/admin/keys/{GONE}/rotate", None),
+        ("DELETE", f"/admin/keys/{GONE}", None),
+        ("GET", "/agent/usage", None),
+    ],
+)
+async def test_no_route_passes_over_a_query_parameter(
+    real: Real, admin: httpx.AsyncClient, method: str, path: str, body: object
+) -> None:
+    answer = await admin.request(method, path, params={"format": "csv", "userr": "x" * 999}, json=body)
+    assert code_of(answer) == (422, "invalid_request")
+    assert "'userr'" in answer.json()["detail"]
+    assert len(answer.content) < 2000
+    async with client_of(real, None) as nobody:
+        assert code_of(await nobody.request(method, path, params={"userr": "x"}, json=body)) == (401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/admin/usage?since=yesterday", "since: must be a day or a moment, as in 2026-01-31"),
+        ("/admin/usage?until=2026-01-31T12:00", "until: must be a day or a moment"),
+        ("/admin/usage?by=day%20user", "by: must be names with commas between them, as in day,model"),
+        ("/admin/usage?by=tenant", "must be of day, user, key, agent, model"),
+        ("/admin/usage?user=a%20b", "user: must be 1 to 128 characters of A-Z a-z 0-9"),
+        ("/admin/audit?since=last-week", "since: must be a day or a moment"),
+    ],
+)
+async def test_a_refusal_can_be_read(admin: httpx.AsyncClient, path: str, text: str) -> None:
+    detail = (await admin.get(path)).json()["detail"]
+    assert text in detail
+    assert "pattern" not in detail
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Rates, budgets and costs as callers meet them, on the real engine with a model that has a price."""
 
+import asyncio
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from roadworthy.domain.audit import Actor
 from roadworthy.domain.budget import BudgetScope, BudgetWindow
 from roadworthy.domain.ids import AgentName, TenantId
+from roadworthy.domain.principal import Scope
 from roadworthy.domain.rate_limit import RateKind, RateLimit, RateScope
 from roadworthy.http.usage_report import UsageReport
 from roadworthy.protocols.plain import wire
@@ -161,6 +163,40 @@ async def test_rates_are_told_and_obeyed_for_each_user(real: Real, alice: httpx.
     assert 1 <= int(answers[2].headers["retry-after"]) <= 120
     bobs = await alice.post("/agent/invoke", json=body, headers={"x-api-key": real.bob})
     assert bobs.status_code == 200
+
+
+async def test_a_limit_of_runs_at_once_is_told_like_the_others(real: Real, alice: httpx.AsyncClient) -> None:
+    await limit(real, RateKind.RUNS, 1)
+    asks = [alice.post("/agent/invoke", json=ASK | {"thread_id": f"t{number}"}) for number in range(2)]
+    answers = await asyncio.gather(*asks)
+    assert sorted(answer.status_code for answer in answers) == [200, 429]
+    (refused,) = [answer for answer in answers if answer.status_code == 429]
+    assert refused.headers["ratelimit-policy"] == '"runs-per-user";q=1;qu="concurrent-requests"'
+    assert refused.headers["ratelimit"] == '"runs-per-user";r=0'
+    assert int(refused.headers["retry-after"]) > 0
+
+
+async def test_a_rotated_key_stays_under_its_limits(real: Real, alice: httpx.AsyncClient) -> None:
+    owner = (await real.container.keys.authenticate(real.alice)).owner
+    scopes = frozenset({Scope.RUNS_READ, Scope.RUNS_WRITE, Scope.KEYS_WRITE})
+    old = await real.container.keys.create(owner, OPERATOR, scopes=scopes)
+    for subject in (old.key.key_id, None):
+        asked = BudgetAsked(scope=BudgetScope.KEY, window=BudgetWindow.DAY, subject=subject, limit_nanos=5 * CENT)
+        await real.container.budgets.set(TENANT, asked, OPERATOR)
+    rate = RateLimit(tenant=TENANT, scope=RateScope.KEY, kind=RateKind.RUNS, limit=3, subject=old.key.key_id)
+    await real.container.limits.set(rate, OPERATOR)
+
+    spent = await alice.post("/agent/invoke", json=ASK, headers={"x-api-key": old.text})
+    assert spent.json()["code"] == "budget_exceeded"
+    path = f"/admin/keys/{old.key.key_id}/rotate"
+    new = (await alice.post(path, headers={"x-api-key": old.text})).json()
+    refused = await alice.post("/agent/invoke", json=ASK, headers={"x-api-key": new["key"]})
+    assert (refused.status_code, refused.json()["code"]) == (402, "budget_exceeded")
+    for status in await real.container.budgets.list(TENANT, scope=BudgetScope.KEY, subject=new["key_id"]):
+        assert status.balance is not None
+        assert status.balance.spent_nanos == 10 * CENT
+    limits = await real.container.limits.list(TENANT)
+    assert {(one.subject, one.limit) for one in limits} == {(old.key.key_id, 3), (new["key_id"], 3)}
 
 
 async def test_used_up_tokens_refuse_the_next_run(real: Real, alice: httpx.AsyncClient) -> None:

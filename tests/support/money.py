@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 from roadworthy.domain.budget import (
     Budget,
@@ -17,9 +18,11 @@ from roadworthy.domain.budget import (
 )
 from roadworthy.domain.ids import BudgetId, RunId, TenantId, new_id
 from roadworthy.domain.principal import Owner
+from roadworthy.domain.rate_limit import RateLimit
 from roadworthy.domain.run import Run
 from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.ports.ledger import UsageQuery, UsageRow
+from roadworthy.ports.policies import Policies, PolicyStore
 from roadworthy.ports.prices import Price
 
 ACME = TenantId("acme")
@@ -102,3 +105,26 @@ class SilentLedger:
     async def balances(self, tenant: TenantId, periods: Sequence[BudgetPeriod]) -> Sequence[BudgetBalance]:
         """See the port."""
         return [BudgetBalance(period=period) for period in periods]
+
+
+class FixedPolicies:
+    """What a PolicyStore holds of one tenant, until the test changes it. ``errors``: raised by the next questions."""
+
+    def __init__(self, *budgets: Budget, rates: Sequence[RateLimit] = ()) -> None:
+        self.errors: list[Exception] = []
+        self.policies = Policies(budgets=budgets, rates=tuple(rates))
+
+    def set(self, *budgets: Budget) -> None:
+        """From now on there are these budgets."""
+        self.policies = Policies(budgets=budgets, rates=self.policies.rates)
+
+    async def of(self, tenant: TenantId) -> Policies:
+        """See the port."""
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.policies
+
+    @property
+    def store(self) -> PolicyStore:
+        """Itself: runs ask for nothing else."""
+        return cast("PolicyStore", self)

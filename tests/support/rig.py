@@ -12,6 +12,7 @@ from tests.support.provider.process import ProviderProcess
 from tests.support.server import ServerProcess
 
 AGENTS = Path(__file__).parent / "agents"
+NANOS = 1_000_000_000
 FINAL = {"success", "error", "timeout", "cancelled", "interrupted"}
 
 
@@ -63,6 +64,16 @@ class Rig:
         self._server = ServerProcess(self.folder / "server", target=str(AGENTS / agent), env=environment)
         await self._server.start(wait=wait)
         return self._server
+
+    async def set_budget(
+        self, client: httpx.AsyncClient, nanos: int, *, scope: str = "tenant", subject: str | None = None
+    ) -> str:
+        """Limit what may be spent from now on, for ever (of each run, where the scope is `run`); the budget's id."""
+        window = "run" if scope == "run" else "total"
+        body = {"scope": scope, "subject": subject, "window": window, "limit_usd": f"{nanos / NANOS:.9f}"}
+        answer = await client.put("/admin/budgets", json=body)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["budget_id"])
 
     def open_gate(self, name: str) -> None:
         """Let the tool that waits for `name` go on, now and later."""

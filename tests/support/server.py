@@ -64,7 +64,7 @@ class ServerProcess:
     @property
     def data(self) -> Path:
         """The data folder."""
-        return self.folder / "data"
+        return Path(self.env.get("ROADWORTHY_DATA_DIR", self.folder / "data"))
 
     async def start(self, *, wait: bool = True) -> None:
         """Start a process on the same data and port; by default until it is healthy."""
@@ -147,6 +147,13 @@ class ServerProcess:
             found = [dict(row) for row in connection.execute(sql, parameters)]
         connection.close()
         return found
+
+    def change(self, sql: str, *parameters: object) -> int:
+        """Change the tables of a server that is not running. Returns how many rows were changed."""
+        with sqlite3.connect(self.database) as connection:
+            changed = connection.execute(sql, parameters).rowcount
+        connection.close()
+        return changed
 
     @property
     def _running(self) -> asyncio.subprocess.Process:

@@ -56,12 +56,14 @@ def _row(entry: AuditEntry) -> tuple[str, ...]:
 
 
 def _change(before: "JsonObject | None", after: "JsonObject | None") -> str:
-    """What is different now; of something new or gone, all that it has."""
+    """What is different now, and whose it is; of something new or gone, all that it has."""
     if before is None or after is None:
         whole = [f"{_fact(name, value)}" for name, value in (after or before or {}).items() if value not in (None, "")]
         return ("new: " if before is None else "gone: ") + ", ".join(whole)
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return ", ".join(f"{_fact(name, before.get(name))} → {_text(name, after.get(name))}" for name in names)
+    changes = ", ".join(f"{_fact(name, before.get(name))} → {_text(name, after.get(name))}" for name in names)
+    whose = after.get("subject")
+    return f"{whose}: {changes}" if whose else changes
 
 
 def _fact(name: str, value: "JsonValue") -> str:

@@ -179,7 +179,7 @@ async def check_clock(settings: "Settings", now: datetime) -> Iterable[Finding]:
 
 def check_access(settings: "Settings") -> Iterable[Finding]:
     """Who can reach the server, and what they need."""
-    from roadworthy.services.keys import is_short
+    from roadworthy.services.key_text import is_short
     from roadworthy.settings import is_loopback
 
     local = is_loopback(settings.host)
@@ -199,6 +199,22 @@ def check_access(settings: "Settings") -> Iterable[Finding]:
     if "*" in settings.cors_origins:
         detail = "pages of every origin may call with a key that they know"
         yield Finding(check="access", verdict=Verdict.WARN, detail=detail, advice="name the origins")
+
+
+def check_prices(settings: "Settings") -> Iterable[Finding]:
+    """Whether the price file can be read, when there is one: a mistake in it ends the start."""
+    from roadworthy.pricing.price_file import read_price_file
+
+    path = settings.price_file
+    if path is None:
+        return
+    try:
+        read_price_file(path)
+    except ConfigError as error:
+        advice = "mend it, or unset ROADWORTHY_PRICE_FILE"
+        yield Finding(check="prices", verdict=Verdict.FAIL, detail=error.message, advice=advice)
+    else:
+        yield Finding(check="prices", verdict=Verdict.OK, detail=f"{path} goes before the built-in prices")
 
 
 async def check_tokens(settings: "Settings") -> Iterable[Finding]:

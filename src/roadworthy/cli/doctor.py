@@ -31,7 +31,7 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check settings, data folder, database, agents, model and clock, beside a running server or before the first."""
+    """Check settings, prices, data folder, database, agents, model, clock: beside a running server or before one."""
     settings: Settings | None = None
     try:
         settings = load_settings(target)
@@ -89,6 +89,7 @@ async def _examine(settings: "Settings", target: str | None) -> Sequence[Finding
         *checks.check_settings(),
         *checks.check_access(settings),
         *await checks.check_tokens(settings),
+        *checks.check_prices(settings),
         *checks.check_data_folder(settings),
         *await checks.check_database(settings),
         *await checks.check_clock(settings, datetime.now(UTC)),

@@ -1,12 +1,9 @@
-"""Times as an operator writes them on the command line: a day, or a moment as in RFC 3339."""
+"""Times as an operator writes them on the command line."""
 
-import re
-from datetime import UTC, date, datetime, time
+from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from roadworthy.domain.errors import InvalidRequest
-
-_GIVEN = re.compile(r"2\d{3}-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d))?", re.ASCII)
+from roadworthy.domain.moments import parse_moment, require_moment
 
 
 def checked(text: str | None) -> str | None:
@@ -15,9 +12,7 @@ def checked(text: str | None) -> str | None:
     Raises:
         InvalidRequest: it does not.
     """
-    if text is not None and not _GIVEN.fullmatch(text):
-        raise _no_moment(text)
-    return text
+    return None if text is None else require_moment(text)
 
 
 def moment_of(text: str, time_zone: str) -> datetime:
@@ -26,14 +21,4 @@ def moment_of(text: str, time_zone: str) -> datetime:
     Raises:
         InvalidRequest: it is neither.
     """
-    checked(text)
-    try:
-        if "T" in text:
-            return datetime.fromisoformat(text).astimezone(UTC)
-        return datetime.combine(date.fromisoformat(text), time(), ZoneInfo(time_zone)).astimezone(UTC)
-    except ValueError:
-        raise _no_moment(text) from None
-
-
-def _no_moment(text: str) -> InvalidRequest:
-    return InvalidRequest(f"{text!r} is no day or moment: write 2026-01-31 or 2026-01-31T12:00:00Z")
+    return parse_moment(text, ZoneInfo(time_zone))

@@ -9,6 +9,7 @@ import typer
 from roadworthy.cli.data import actor, open_data
 from roadworthy.cli.environment import load_settings
 from roadworthy.cli.output import hint, say_json, say_table
+from roadworthy.cli.subjects import hint_at_unknown
 from roadworthy.domain.ids import TenantId, parse_tenant_id
 from roadworthy.domain.rate_limit import RateKind, RateLimit, RateScope
 
@@ -38,7 +39,7 @@ def set_(
     """Make a limit, or change the one of the same scope, subject and kind."""
     rate = RateLimit(tenant=parse_tenant_id(tenant), scope=scope, kind=kind, limit=limit, subject=subject)
     asyncio.run(_set(rate))
-    hint(f"{_whose(rate)}, tenant {rate.tenant}: at most {rate.limit} {_UNITS[kind]}")
+    hint(f"{_whose(rate)}, tenant {rate.tenant}: at most {_most(rate)}")
 
 
 @app.command(name="list")
@@ -53,7 +54,7 @@ def list_(
         return
     say_table(
         ("TENANT", "FOR", "KIND", "LIMIT"),
-        [(rate.tenant, _whose(rate), rate.kind.value, f"{rate.limit} {_UNITS[rate.kind]}") for rate in found],
+        [(rate.tenant, _whose(rate), rate.kind.value, _most(rate)) for rate in found],
     )
 
 
@@ -65,15 +66,16 @@ def remove(scope: _Scope, kind: _Kind, subject: _Subject = None, tenant: _Tenant
 
 
 _UNITS = {
-    RateKind.REQUESTS: "requests a minute",
-    RateKind.TOKENS: "tokens a minute",
-    RateKind.RUNS: "runs at once",
+    RateKind.REQUESTS: ("request", "a minute"),
+    RateKind.TOKENS: ("token", "a minute"),
+    RateKind.RUNS: ("run", "at once"),
 }
 
 
 async def _set(rate: RateLimit) -> None:
     async with open_data(load_settings()) as data:
         await data.limits.set(rate, actor())
+        await hint_at_unknown(data, rate.tenant, rate.scope, rate.subject)
 
 
 async def _list(tenant: TenantId | None) -> "Sequence[RateLimit]":
@@ -84,6 +86,11 @@ async def _list(tenant: TenantId | None) -> "Sequence[RateLimit]":
 async def _remove(tenant: TenantId, scope: RateScope, kind: RateKind, subject: str | None) -> None:
     async with open_data(load_settings()) as data:
         await data.limits.remove(tenant, scope, kind, actor(), subject=subject)
+
+
+def _most(rate: RateLimit) -> str:
+    unit, when = _UNITS[rate.kind]
+    return f"{rate.limit} {unit}{'' if rate.limit == 1 else 's'} {when}"
 
 
 def _whose(rate: RateLimit) -> str:

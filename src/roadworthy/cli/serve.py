@@ -144,7 +144,7 @@ def _greet(settings: "Settings", container: "Container", bound: socket.socket) -
 def _start_logs(settings: "Settings") -> None:
     import structlog
 
-    from roadworthy.services.keys import is_short
+    from roadworthy.services.key_text import is_short
     from roadworthy.telemetry.logs import configure_logs
 
     secrets = [*settings.secrets(), *secret_values()]

@@ -114,5 +114,6 @@ def _summary(rows: "Sequence[UsageRow]", query: UsageQuery) -> str:
     if any(row.usage.estimated for row in rows):
         notes.append("~: some of it is estimated, because the provider never said how much it was")
     if unpriced:
-        notes.append(f"{unpriced} calls have no known price and are not in it: see ROADWORTHY_PRICE_FILE")
+        calls = "1 call has no known price and is" if unpriced == 1 else f"{unpriced} calls have no known price and are"
+        notes.append(f"{calls} not in it: see ROADWORTHY_PRICE_FILE")
     return "\n".join(notes)

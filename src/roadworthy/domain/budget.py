@@ -94,10 +94,14 @@ class Budget:
 
     @property
     def warns_at_nanos(self) -> int | None:
-        """From how much on it warns: its soft limit, else a part of its limit; None when it has neither."""
-        if self.soft_nanos is not None or self.limit_nanos is None:
+        """From how much on it warns when nothing was topped up; None when it never does."""
+        return self.warns_at(self.limit_nanos)
+
+    def warns_at(self, allowed_nanos: int | None) -> int | None:
+        """From how much on it warns: its soft limit, else a part of what is allowed; None when it has neither."""
+        if self.soft_nanos is not None or allowed_nanos is None:
             return self.soft_nanos
-        return self.limit_nanos * SOFT_PERCENT // 100
+        return allowed_nanos * SOFT_PERCENT // 100
 
     def period_for(self, spender: Spender, moment: datetime) -> "BudgetPeriod | None":
         """What a call of ``spender`` that begins at ``moment`` counts towards; None when the budget is not theirs."""
@@ -118,7 +122,8 @@ class Budget:
             return self.created_at, None
         zone = ZoneInfo(self.time_zone)
         # Midnights are made in local time: a day of a clock change has 23 or 25 hours.
-        today = moment.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
+        # Where a change repeats midnight, the day begins with the first of the two: fold says which one is meant.
+        today = moment.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0)
         match self.window:
             case BudgetWindow.DAY:
                 begin, end = today, today + timedelta(days=1)
@@ -157,6 +162,11 @@ class BudgetBalance:
         return None if limit is None else limit + self.topped_up_nanos
 
     @property
+    def warns_at_nanos(self) -> int | None:
+        """From how much on it warns: a part of what is allowed grows with each top-up, a soft limit stays as it is."""
+        return self.period.budget.warns_at(self.allowed_nanos)
+
+    @property
     def exhausted(self) -> bool:
         """Whether all of it is spent."""
         allowed = self.allowed_nanos
@@ -165,13 +175,17 @@ class BudgetBalance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Money held for one model call before it is made. ``input_tokens`` is an estimate, ``nanos`` its likely cost."""
+    """Money held for one model call before it is made.
+
+    ``input_tokens`` is an estimate, ``output_tokens`` what is held for the answer, ``nanos`` what both cost.
+    """
 
     call_id: str
     node: str
     provider: str
     model: str
     input_tokens: int
+    output_tokens: int
     nanos: int
     started_at: datetime
 

@@ -9,6 +9,7 @@ from roadworthy.domain.errors import InvalidRequest
 
 NANOS = 1_000_000_000
 _MOST_USD = 1_000_000_000
+_ROUND_FROM_USD = 1000
 
 
 def parse_usd(text: str, *, field: str | None = None) -> int:
@@ -21,8 +22,10 @@ def parse_usd(text: str, *, field: str | None = None) -> int:
         amount = Decimal(text.strip().removeprefix("$"))
     except InvalidOperation:
         raise InvalidRequest(f"{text!r} is no amount of USD: write it as in 12.50", field=field) from None
-    if not amount.is_finite() or not 0 <= amount <= _MOST_USD or (amount * NANOS) % 1:
+    if not amount.is_finite() or not 0 <= amount <= _MOST_USD:
         raise InvalidRequest(f"{text!r} is no amount of USD from 0 to a billion", field=field)
+    if (amount * NANOS) % 1:
+        raise InvalidRequest(f"{text!r} is finer than a billionth of a dollar, which is the least", field=field)
     return int(amount * NANOS)
 
 
@@ -37,11 +40,9 @@ def usd(nanos: int) -> float:
 
 
 def usd_text(nanos: int) -> str:
-    """USD for a person: two decimals, or as many as a small amount needs; as in ``$0.0042``."""
+    """USD for a person, as in ``$12.50`` and ``$0.0042``: exact to a millionth below $1000, else to a cent."""
     amount = Decimal(nanos) / NANOS
-    places = Decimal("0.01") if abs(amount) >= 1 or nanos == 0 else Decimal("0.000001")
-    text = f"{amount.quantize(places, ROUND_CEILING):f}"
-    if places != Decimal("0.01"):
-        text = text.rstrip("0")
-        text += "0" * max(0, 2 - len(text.partition(".")[2]))
+    places = Decimal("0.000001") if abs(amount) < _ROUND_FROM_USD else Decimal("0.01")
+    text = f"{amount.quantize(places, ROUND_CEILING):f}".rstrip("0")
+    text += "0" * max(0, 2 - len(text.partition(".")[2]))
     return f"${text}" if nanos >= 0 else f"-${text[1:]}"

@@ -45,14 +45,14 @@ class Principal:
     agents: frozenset[AgentName] | None = None
     expires_at: datetime | None = None
 
-    def require(self, scope: Scope) -> None:
-        """Check one permission; ``admin`` holds all of them.
+    def require(self, *any_of: Scope) -> None:
+        """Check that the caller has a permission, one of several if more are named; ``admin`` holds all of them.
 
         Raises:
             PermissionDenied: the key lacks it.
         """
-        if scope not in self.scopes and Scope.ADMIN not in self.scopes:
-            raise PermissionDenied(f"this key lacks the scope {scope.value}")
+        if self.scopes.isdisjoint({*any_of, Scope.ADMIN}):
+            raise PermissionDenied(f"this key lacks the scope {' or '.join(scope.value for scope in any_of)}")
 
     def require_agent(self, agent: AgentName) -> None:
         """Check that the key may use an agent.
@@ -66,7 +66,10 @@ class Principal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A stored credential. ``digest``: HMAC-SHA256 of the whole key text with the pepper; the text is never kept."""
+    """A stored credential. ``digest``: HMAC-SHA256 of the whole key text with the pepper; the text is never kept.
+
+    ``replaced_at``: when another key took its place; it may be usable for a while longer.
+    """
 
     key_id: KeyId
     owner: Owner
@@ -78,6 +81,7 @@ class ApiKey:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None
+    replaced_at: datetime | None = None
 
     def usable_at(self, moment: datetime) -> bool:
         """Whether the key opens anything at ``moment``. A rotated key stays usable until its ``expires_at``."""

@@ -58,8 +58,9 @@ class ModelCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """The sum over a run's model calls, of all attempts. ``unpriced``: calls whose price nobody knows; ``unjournalled``:
-    complete ones that would be bought again after a crash.
+    """The sum over a run's model calls, of all attempts.
+
+    ``unpriced``: calls whose price nobody knows; ``unjournalled``: complete ones that a crash would have lost.
     """
 
     model_calls: int = 0

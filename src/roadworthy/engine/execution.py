@@ -7,7 +7,7 @@ really stops a LangGraph run.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
@@ -17,13 +17,14 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 from roadworthy.domain.errors import AgentFailed, LeaseLost, RoadworthyError, StorageUnavailable
 from roadworthy.domain.event import ContentDelta, ContentRetracted, Event, UsageReported
 from roadworthy.domain.lease import Lease
-from roadworthy.domain.run import CancelReason, InputKind, Run, RunError, RunResult, RunStatus
+from roadworthy.domain.run import InputKind, Run, RunError, RunResult, RunStatus
 from roadworthy.domain.usage import ModelCall
 from roadworthy.engine.cancellation import StopSignal
 from roadworthy.engine.metering import Meter
 from roadworthy.engine.settlements import Settlements
 from roadworthy.engine.spending import AttemptSpending, Purse, open_spending
 from roadworthy.engine.tally import Tally
+from roadworthy.engine.verdicts import Verdict, idle, inner_error, past_deadline, stopped
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.event_log import EventLog, EventWriter
 from roadworthy.ports.ledger import Ledger
@@ -48,11 +49,6 @@ from roadworthy.ports.telemetry import Telemetry
 Written = TypeVar("Written")
 
 _CANCEL_GRACE = timedelta(milliseconds=500)
-_CANCELLED = {
-    CancelReason.REQUESTED: "the run was cancelled",
-    CancelReason.DISCONNECTED: "the client left and the run was not asked to continue",
-    CancelReason.SUPERSEDED: "a newer message on the thread took this run's place",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +81,6 @@ class Surroundings:
             settlements=self.settlements,
             reserved_output_tokens=self.reserved_output_tokens,
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """How an attempt ends. ``status`` None: it is given back (drain), or was ``lost`` and may write nothing."""
-
-    status: RunStatus | None
-    error: RunError | None = None
-    outcome: Completed | Paused | None = None
-    lost: bool = False
 
 
 class Attempt:
@@ -131,11 +117,18 @@ class Attempt:
         """
         if self._concluded:
             return
-        result = RunResult(usage=self._tally.usage, error=_inner_error(error))
+        open_calls_recorded = self._concluding
+        result = RunResult(usage=self._tally.usage, error=inner_error(error))
         final = await self._insist(lambda: self._around.queue.finish(self._lease, RunStatus.ERROR, result, events=()))
         self._tell(final)
-        if self._meter is not None:
-            await self._insist(self._meter.flush)
+        meter = self._meter
+        if meter is None:
+            return
+        if self.execution is not None and not open_calls_recorded:
+            for call in self.execution.open_calls():
+                meter.owe(call)
+        await self._insist(meter.flush)
+        await self._insist(meter.release)
 
     def drain(self) -> None:
         """Ask the graph to stop before its next step, or before its first one."""
@@ -154,17 +147,18 @@ class Attempt:
             meter = self._meter = Meter(
                 self.run, group, spending=spending, ledger=around.ledger, rates=around.rates, telemetry=around.telemetry
             )
-            async with self._prepare(spending) as execution:
-                self.execution = execution
-                if self._draining:
-                    execution.drain()
-                graph = group.create_task(self._drive(execution, writer, meter))
-                verdict = await self._supervise(graph)
-                if not graph.done():
-                    execution.fence()
-                final = await self._conclude(verdict, execution, writer, meter)
-                on_ended(final, self._failure)
-                await execution.settled()
+            with closing(spending):
+                async with self._prepare(spending) as execution:
+                    self.execution = execution
+                    if self._draining:
+                        execution.drain()
+                    graph = group.create_task(self._drive(execution, writer, meter))
+                    verdict = await self._supervise(graph)
+                    if not graph.done():
+                        execution.fence()
+                    final = await self._conclude(verdict, execution, writer, meter)
+                    on_ended(final, self._failure)
+                    await execution.settled()
 
     async def _open(self) -> EventWriter:
         void: Collection[str] = ()
@@ -206,7 +200,7 @@ class Attempt:
             self.run,
             caps=self._caps_left(),
             first_on_thread=self.run.ord == 1,
-            spending=spending if spending.applies else None,
+            spending=spending,
         )
 
     def _caps_left(self) -> Caps:
@@ -263,7 +257,8 @@ class Attempt:
 
     async def _supervise(self, graph: "asyncio.Task[Outcome | RoadworthyError]") -> Verdict:
         while not graph.done():
-            verdict = self._stopped() or self._too_late()
+            reason = self._signal.reason
+            verdict = self._too_late() if reason is None else stopped(reason)
             if verdict is not None:
                 return await self._stop(graph, verdict)
             await asyncio.wait(
@@ -286,20 +281,8 @@ class Attempt:
 
     def _too_late(self) -> Verdict | None:
         if self.run.deadline_at <= self._around.clock.now():
-            allowed = (self.run.deadline_at - self.run.created_at).total_seconds()
-            message = f"the run did not finish within {allowed:g} s"
-        elif self._idle_left() <= 0:
-            message = f"the run made no progress for {self._around.idle_timeout.total_seconds():g} s"
-        else:
-            return None
-        return Verdict(status=RunStatus.TIMEOUT, error=RunError(code="timeout", message=message))
-
-    def _stopped(self) -> Verdict | None:
-        reason = self._signal.reason
-        if isinstance(reason, CancelReason):
-            error = RunError(code=reason.value, message=_CANCELLED[reason])
-            return Verdict(status=RunStatus.CANCELLED, error=error)
-        return None if reason is None else Verdict(status=None)
+            return past_deadline(self.run)
+        return idle(self._around.idle_timeout) if self._idle_left() <= 0 else None
 
     async def _stop(self, graph: "asyncio.Task[Outcome | RoadworthyError]", verdict: Verdict) -> Verdict:
         graph.cancel()
@@ -336,7 +319,7 @@ class Attempt:
             return await self._finish(verdict, verdict.status, writer.take_unflushed(), meter)
         if not verdict.lost:
             await self._insist(meter.flush)
-            await meter.release()
+            await self._insist(meter.release)
             await self._insist(lambda: self._around.queue.release(self._lease))
         self._tell(None)
         return None
@@ -352,11 +335,11 @@ class Attempt:
 
         # The ledger's write is ahead in the line when the run's end is asked for: one commit carries both.
         meter.start()
-        await asyncio.sleep(0)
+        await meter.asked()
         final = await self._insist(lambda: self._around.queue.finish(self._lease, status, result, events=events))
         try:
             await self._insist(meter.flush)
-            await meter.release()
+            await self._insist(meter.release)
         finally:
             self._tell(final)
         return final
@@ -386,12 +369,3 @@ class Attempt:
             with attempt:
                 return await write()
         raise AssertionError("AsyncRetrying without a stop never ends without a result")
-
-
-def _inner_error(error: Exception) -> RunError:
-    """What a run's owner is told of a failure around the agent. A task group wraps what was raised inside of it."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, StorageUnavailable):
-        return RunError(code=error.code, message=error.message)
-    return RunError(code="internal", message="the server failed to execute the run")

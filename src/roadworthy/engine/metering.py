@@ -6,11 +6,10 @@ towards says ``engine/spending.py``.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 from roadworthy.domain.budget import BudgetBalance
-from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.money import usd
 from roadworthy.domain.run import Run
 from roadworthy.domain.usage import ModelCall
@@ -42,12 +41,20 @@ class Meter:
         # Recorded and in nobody's hands; a write that failed puts its calls back here.
         self._pending: list[ModelCall] = []
         self._writing: set[asyncio.Task[None]] = set()
+        # Writes of which the ledger has not been asked yet; raised when there are none.
+        self._preparing = 0
+        self._prepared = asyncio.Event()
 
     def record(self, call: ModelCall) -> ModelCall:
         """Put a call on record soon. Returns it with its cost."""
+        priced = self.owe(call)
+        self.start()
+        return priced
+
+    def owe(self, call: ModelCall) -> ModelCall:
+        """Put a call on record with the next ``flush``, when ``group`` is there no more. Returns it with its cost."""
         priced = self._spending.priced(call)
         self._pending.append(priced)
-        self.start()
         return priced
 
     def start(self) -> None:
@@ -56,6 +63,12 @@ class Meter:
             task = self._group.create_task(self._write_soon(self._taken()))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
+
+    async def asked(self) -> None:
+        """Until the ledger was asked for every write that has begun: what it is asked now stands in line behind."""
+        await asyncio.sleep(0)
+        while self._preparing:
+            await self._prepared.wait()
 
     async def flush(self) -> None:
         """Until every recorded call is on disk.
@@ -70,10 +83,12 @@ class Meter:
                 await self._write(self._taken())
 
     async def release(self) -> None:
-        """Free what is held for calls that never began. After ``flush``."""
-        if not self._spending.holding:
-            return
-        with suppress(StorageUnavailable):  # swept later: the run is no longer executed then
+        """Free what is held for calls that never began. After ``flush``.
+
+        Raises:
+            StorageUnavailable: the ledger cannot be written now; call again, or the sweep bills them as lost.
+        """
+        if self._spending.holding:
             await self._ledger.release(self._run)
             self._spending.released()
 
@@ -85,14 +100,28 @@ class Meter:
 
     async def _write(self, calls: Sequence[ModelCall]) -> None:
         try:
-            crossed = await self._ledger.append(self._run, calls, self._spending.charges(calls))
-        except BaseException:
+            with self._preparation():
+                charges = await self._spending.charges(calls)
+            # Nothing may be waited for between this and the ledger's line. See ``asked``.
+            crossed = await self._ledger.append(self._run, calls, charges)
+        except BaseException:  # cancelled too: whatever kept the calls from the ledger, they are still to be written
             self._pending[:0] = calls
             raise
-        self._spending.settled(calls)
+        self._spending.settled(charges)
         for balance in crossed:
             self._warn(balance)
         await self._count_tokens(calls)
+
+    @contextmanager
+    def _preparation(self) -> Generator[None]:
+        self._preparing += 1
+        self._prepared.clear()
+        try:
+            yield
+        finally:
+            self._preparing -= 1
+            if not self._preparing:
+                self._prepared.set()
 
     async def _count_tokens(self, calls: Sequence[ModelCall]) -> None:
         used = sum(call.tokens.total for call in calls)
@@ -101,7 +130,7 @@ class Meter:
                 await self._rates.add(limit, used)
 
     def _warn(self, balance: BudgetBalance) -> None:
-        budget, allowed, warns_at = balance.period.budget, balance.allowed_nanos, balance.period.budget.warns_at_nanos
+        budget, allowed, warns_at = balance.period.budget, balance.allowed_nanos, balance.warns_at_nanos
         self._telemetry.worker_note(
             "budget_soft_limit",
             tenant=budget.tenant,

@@ -1,13 +1,14 @@
 """Recovery of runs whose worker is gone: end them, quarantine them, or put them back in line.
 
-Called by ``bootstrap`` before the worker starts (on SQLite every running row is an orphan then).
+Called by ``bootstrap`` before the worker starts (on SQLite every running row is an orphan then). ``engine/worker.py``
+ends runs that wait for their next attempt with the same ``earlier_result``.
 """
 
 from dataclasses import replace
 
-from roadworthy.domain.run import Run, RunError, RunStatus
+from roadworthy.domain.run import Run, RunError, RunResult, RunStatus
 from roadworthy.engine.execution import Surroundings
-from roadworthy.engine.tally import orphan_result
+from roadworthy.engine.tally import left_behind
 
 MAX_LOSSES = 3
 
@@ -29,15 +30,24 @@ async def reap_orphans(around: Surroundings) -> int:
             revived += await around.queue.reap(run, losses=losses, progress_mark=mark) is not None
             continue
         status, error = ending
-        # There is no next attempt to do it: all that were made are earlier ones.
-        await around.ledger.settle_lost(replace(run, attempt=run.attempt + 1))
-        calls = await around.ledger.of_run(run.owner, run.run_id)
-        result = orphan_result(await around.log.read(run), calls, error)
+        result = await earlier_result(run, error, around, crashed=True)
         ended = await around.queue.end_orphan(run, status, result)
         if ended is not None:
             around.log.ended(ended)
             around.telemetry.run_finished(ended)
     return revived
+
+
+async def earlier_result(run: Run, error: RunError, around: Surroundings, *, crashed: bool) -> RunResult:
+    """What a run amounts to that ends without another attempt: what earlier ones did and cost.
+
+    Raises:
+        StorageUnavailable: it cannot be read.
+    """
+    # There is no next attempt to do it: all that were made are earlier ones.
+    await around.ledger.settle_lost(replace(run, attempt=run.attempt + 1))
+    calls = await around.ledger.of_run(run.owner, run.run_id)
+    return left_behind(await around.log.read(run), calls, error, crashed=crashed)
 
 
 def _ending(run: Run, losses: int, around: Surroundings) -> tuple[RunStatus, RunError] | None:

@@ -1,8 +1,8 @@
 """One attempt's money: what its calls cost, which budgets they count towards, and whether the next one may be made.
 
 ``engine/execution.py`` makes one per attempt; ``engine/metering.py`` prices and charges with it; a runtime asks it
-before each model call when a budget fits (``ports.runtime.Spending``). Below: prices, policies and the ledger.
-``bootstrap`` keeps ``sweep_reservations`` going, for calls of which nobody hears again.
+before each model call (``ports.runtime.Spending``). Below: prices, policies and the ledger. ``bootstrap`` keeps
+``sweep_reservations`` going, for calls of which nobody hears again.
 """
 
 import asyncio
@@ -11,29 +11,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from roadworthy.domain.budget import (
-    Budget,
-    BudgetPeriod,
-    Exhausted,
-    Held,
-    Occupied,
-    Reservation,
-    Spender,
-    exceeded,
-)
+from roadworthy.domain.budget import BudgetBalance, BudgetPeriod, Exhausted, Held, Occupied, Reservation, exceeded
 from roadworthy.domain.errors import BudgetExceeded, PriceUnknown, StorageUnavailable
-from roadworthy.domain.rate_limit import AppliedLimit, RateCaller, RateKind, applied
+from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import Run
 from roadworthy.domain.usage import ModelCall, Tokens
+from roadworthy.engine.fitting import FittingPolicies
 from roadworthy.engine.settlements import Settlements, Standing
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.ledger import Ledger
 from roadworthy.ports.policies import PolicyStore
 from roadworthy.ports.prices import PriceBook
-from roadworthy.ports.runtime import PlannedCall
+from roadworthy.ports.runtime import PATIENCE, PlannedCall
 from roadworthy.ports.telemetry import Telemetry
-
-__all__ = ["AttemptSpending", "Purse", "Settlements", "open_spending", "sweep_reservations"]
 
 _NOTHING = Tokens()
 _SWEEP_EVERY = timedelta(seconds=30)
@@ -52,40 +42,60 @@ class Purse:
     reserved_output_tokens: int
 
 
-class AttemptSpending:
-    """See the module. ``budgets``: those that fit the run; ``token_limits``: of its caller, per minute."""
+@dataclass(frozen=True, slots=True)
+class _Lifted:
+    """Money that this process knows to be held for a call."""
 
-    def __init__(
-        self,
-        run: Run,
-        purse: Purse,
-        *,
-        budgets: Sequence[Budget] = (),
-        token_limits: Sequence[AppliedLimit] = (),
-        note_progress: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.token_limits = token_limits
+    nanos: int
+    standings: Sequence[Standing]
+
+    def drop(self) -> None:
+        """Free it."""
+        for standing in self.standings:
+            standing.drop(self.nanos)
+
+
+class AttemptSpending:
+    """See the module. ``note_progress``: told when the attempt has waited for others."""
+
+    def __init__(self, run: Run, purse: Purse, note_progress: Callable[[], None] = lambda: None) -> None:
         self._run = run
         self._purse = purse
-        self._budgets = budgets
-        self._limited = any(budget.limit_nanos is not None for budget in budgets)
-        self._spender = _spender(run)
+        self._fitting = FittingPolicies(run, purse.policies)
         self._note_progress = note_progress
+        # Whether the budgets that fit have yet to be read.
+        self._unread = False
         self._held: set[str] = set()
+        self._lifted: dict[str, _Lifted] = {}
         self._standings: dict[tuple[str, datetime], Standing] = {}
-        self._unknown: PriceUnknown | None = None
         # Calls that ended and are not on record yet, with their price: the catalogue is slow.
         self._told: dict[str, ModelCall] = {}
 
     @property
     def applies(self) -> bool:
-        """Whether the runtime has to ask before each call."""
-        return bool(self._budgets)
+        """See ``ports.runtime.Spending``."""
+        return bool(self._fitting.budgets)
+
+    @property
+    def token_limits(self) -> Sequence[AppliedLimit]:
+        """What the caller's calls count towards, beside budgets."""
+        return self._fitting.token_limits
 
     @property
     def holding(self) -> bool:
         """Whether something was reserved for calls that are not settled."""
         return bool(self._held)
+
+    async def look(self) -> None:
+        """Take over the policies as they are now.
+
+        Raises:
+            StorageUnavailable: policies or budgets cannot be read.
+        """
+        self._unread = await self._fitting.look() or self._unread
+        if self._unread:
+            await self.learn()
+            self._unread = False
 
     async def learn(self) -> None:
         """Read how the budgets stand, for calls that cannot wait for an answer.
@@ -93,61 +103,120 @@ class AttemptSpending:
         Raises:
             StorageUnavailable: they cannot be read.
         """
-        periods = self._periods(self._purse.clock.now())
-        for balance in await self._purse.ledger.balances(self._run.owner.tenant, periods):
-            self._standing(balance.period).learn(balance)
+        if periods := self._fitting.periods(self._purse.clock.now()):
+            for balance in await self._purse.ledger.balances(self._run.owner.tenant, periods):
+                self._standing(balance.period).learn(balance)
 
-    async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
+    async def budgets_fit(self) -> bool:
         """See ``ports.runtime.Spending``."""
-        planned = self._planned(call)
-        if planned is None:
-            return
-        # Ahead of the answer: a cancelled request may have been heard.
-        self._held.add(call.call_id)
-        while True:
-            coming = self._purse.settlements.coming()
-            now = self._purse.clock.now()
-            reservation = replace(planned, started_at=now)
-            match await self._purse.ledger.reserve(self._run, reservation, self._periods(now)):
+        # What is known holds while nothing can be read: an attempt without budgets needs no ledger for its calls, and
+        # one with budgets is stopped by the reservation.
+        with suppress(StorageUnavailable):
+            await self.look()
+        return self.applies
+
+    async def reserve(self, call: PlannedCall, *, patience: timedelta | None = PATIENCE) -> None:
+        """See ``ports.runtime.Spending``."""
+        purse, planned = self._purse, None
+        asked_at = purse.clock.monotonic()
+        # Anew each time: budgets may come and go while the call waits.
+        while await self.budgets_fit():
+            planned = planned or self._planned(call)
+            if planned is None:
+                break
+            # Ahead of the answer: a cancelled request may have been heard.
+            self._held.add(call.call_id)
+            now = purse.clock.now()
+            periods = self._fitting.periods(now)
+            coming = purse.settlements.coming(periods)
+            match await purse.ledger.reserve(self._run, replace(planned, started_at=now), periods):
                 case Held():
+                    self._carry(call.call_id, planned.nanos, periods)
                     return
                 case Exhausted(balance=balance):
                     self._held.discard(call.call_id)
                     self._standing(balance.period).learn(balance)
                     raise exceeded(balance)
-                case Occupied():
-                    if not patient:
-                        self._held.discard(call.call_id)
+                case Occupied(balance=balance):
+                    self._held.discard(call.call_id)
+                    if patience is None:
                         return
-                    await coming.wait()
+                    if purse.clock.monotonic() - asked_at >= patience.total_seconds():
+                        raise _held_by_others(balance)
+                    await coming.wait(balance.period)
                     # Waiting for others is not idleness; the run's deadline still bounds it.
                     self._note_progress()
 
-    def refusal(self) -> BudgetExceeded | None:
+    def admit(self, call: PlannedCall) -> bool:
         """See ``ports.runtime.Spending``."""
-        if self._unknown is not None:
-            return self._unknown
-        for period in self._periods(self._purse.clock.now()):
-            if (balance := self._standing(period).exhausted()) is not None:
-                return exceeded(balance)
-        return None
+        planned = self._planned(call)
+        nanos = 0 if planned is None else planned.nanos
+        lifted: list[Standing] = []
+        for period in self._fitting.periods(self._purse.clock.now()):
+            standing = self._standing(period)
+            if (balance := standing.balance(period)).exhausted:
+                _Lifted(nanos, lifted).drop()
+                raise exceeded(balance)
+            if not standing.lift(period, nanos):
+                _Lifted(nanos, lifted).drop()
+                return False
+            lifted.append(standing)
+        self._drop(call.call_id)
+        self._lifted[call.call_id] = _Lifted(nanos, lifted)
+        return True
 
     def ended(self, call: ModelCall) -> None:
         """See ``ports.runtime.Spending``."""
-        priced = self._told[call.call_id] = self._price(call)
-        cost = priced.cost_nanos
-        if cost is None:
-            self._unknown = self._price_unknown(call.model) if self._limited else None
-            return
-        for period in self._periods(call.started_at):
-            self._standing(period).add(cost)
+        if self.applies:
+            priced = self._told[call.call_id] = self._price(call)
+            for period in self._fitting.periods(call.started_at):
+                self._standing(period).add(priced.cost_nanos or 0)
+        self._drop(call.call_id)
 
     def priced(self, call: ModelCall) -> ModelCall:
         """The call with its cost, None when nobody knows it. What counted nothing costs nothing."""
+        self._drop(call.call_id)
         told = self._told.pop(call.call_id, None)
         if told is not None and (told.tokens, told.outcome) == (call.tokens, call.outcome):
             return told
         return self._price(call)
+
+    async def charges(self, calls: Collection[ModelCall]) -> Mapping[str, Sequence[BudgetPeriod]]:
+        """The periods that each call counts towards now, by its id. Calls that count towards none and for which
+        nothing was reserved are not in it.
+        """
+        fit = await self.budgets_fit()
+        return {
+            call.call_id: self._fitting.periods(call.started_at) for call in calls if fit or call.call_id in self._held
+        }
+
+    def settled(self, charges: Mapping[str, Sequence[BudgetPeriod]]) -> None:
+        """The calls with these ``charges`` are on the ledger: what was held for them is free."""
+        self._held.difference_update(charges)
+        for periods in charges.values():
+            self._purse.settlements.announce(periods)
+
+    def released(self) -> None:
+        """Everything that was reserved is free."""
+        self._held.clear()
+        self._purse.settlements.announce(self._fitting.periods(self._purse.clock.now()))
+
+    def close(self) -> None:
+        """No call of the attempt is under way any more: forget those that were admitted and never told."""
+        for call_id in tuple(self._lifted):
+            self._drop(call_id)
+
+    def _carry(self, call_id: str, nanos: int, periods: Sequence[BudgetPeriod]) -> None:
+        """For ``admit``, which cannot ask the ledger what it holds."""
+        standings = [self._standing(period) for period in periods]
+        for standing in standings:
+            standing.carry(nanos)
+        self._drop(call_id)
+        self._lifted[call_id] = _Lifted(nanos, standings)
+
+    def _drop(self, call_id: str) -> None:
+        if (lifted := self._lifted.pop(call_id, None)) is not None:
+            lifted.drop()
 
     def _price(self, call: ModelCall) -> ModelCall:
         if call.tokens == _NOTHING and not call.estimated:
@@ -157,50 +226,29 @@ class AttemptSpending:
             return call
         return replace(call, cost_nanos=price.cost_nanos, price_version=price.version)
 
-    def charges(self, calls: Collection[ModelCall]) -> Mapping[str, Sequence[BudgetPeriod]]:
-        """The periods that each call counts towards, by its id."""
-        if not self._budgets:
-            return {}
-        return {call.call_id: self._periods(call.started_at) for call in calls}
-
-    def settled(self, calls: Collection[ModelCall]) -> None:
-        """The calls are on the ledger: what was held for them is free."""
-        self._held.difference_update(call.call_id for call in calls)
-        if self._budgets:
-            self._purse.settlements.announce()
-
-    def released(self) -> None:
-        """Everything that was held is free."""
-        self._held.clear()
-        self._purse.settlements.announce()
-
     def _planned(self, call: PlannedCall) -> Reservation | None:
-        """What to hold for a call; None when its price is not known and no budget has a limit."""
+        """What to hold for a call; None when its price is not known and no budget has a limit.
+
+        Raises:
+            PriceUnknown: it is not known, and one has.
+        """
         purse = self._purse
         most = purse.reserved_output_tokens
         output = most if call.max_output_tokens is None else min(most, call.max_output_tokens)
         now = purse.clock.now()
         price = purse.prices.price(call.provider, call.model, Tokens(input=call.input_tokens, output=output), now)
-        if price is None and self._limited:
-            raise self._price_unknown(call.model)
+        if price is None and self._fitting.limited:
+            raise _price_unknown(call)
         return price and Reservation(
             call_id=call.call_id,
             node=call.node,
             provider=call.provider,
             model=call.model,
             input_tokens=call.input_tokens,
+            output_tokens=output,
             nanos=price.cost_nanos,
             started_at=now,
         )
-
-    def _price_unknown(self, model: str) -> PriceUnknown:
-        name = f"the model {model}" if model else "a model without a name"
-        return PriceUnknown(f"a budget applies, and nobody knows what {name} costs: the server's price file may say it")
-
-    def _periods(self, moment: datetime) -> Sequence[BudgetPeriod]:
-        """In the order in which the ledger locks them."""
-        found = [period for budget in self._budgets if (period := budget.period_for(self._spender, moment)) is not None]
-        return sorted(found, key=lambda period: (period.budget.budget_id, period.subject, period.starts_at))
 
     def _standing(self, period: BudgetPeriod) -> Standing:
         place = (period.budget.budget_id, period.starts_at)
@@ -216,15 +264,8 @@ async def open_spending(run: Run, purse: Purse, note_progress: Callable[[], None
     Raises:
         StorageUnavailable: policies or budgets cannot be read; the attempt must not go on without them.
     """
-    owner = run.owner
-    policies = await purse.policies.of(owner.tenant)
-    caller = RateCaller(tenant=owner.tenant, user=owner.user, key_id=run.key_id)
-    limits = [one for one in applied(policies.rates, caller) if one.limit.kind is RateKind.TOKENS]
-    spender, now = _spender(run), purse.clock.now()
-    budgets = [budget for budget in policies.budgets if budget.period_for(spender, now) is not None]
-    spending = AttemptSpending(run, purse, budgets=budgets, token_limits=limits, note_progress=note_progress)
-    if budgets:
-        await spending.learn()
+    spending = AttemptSpending(run, purse, note_progress)
+    await spending.look()
     return spending
 
 
@@ -242,5 +283,19 @@ async def sweep_reservations(
             await asyncio.sleep(every.total_seconds())
 
 
-def _spender(run: Run) -> Spender:
-    return Spender(owner=run.owner, key_id=run.key_id, agent=run.agent, run_id=run.run_id)
+def _held_by_others(balance: BudgetBalance) -> BudgetExceeded:
+    return BudgetExceeded(
+        f"what is left in a budget of this {balance.period.budget.scope.value} is held by calls in flight: "
+        "continue the run when they have ended",
+        spent=exceeded(balance).spent,
+    )
+
+
+def _price_unknown(call: PlannedCall) -> PriceUnknown:
+    if not call.model:
+        return PriceUnknown("a budget with a limit applies, and a model without a name has no price that is known")
+    name = f"{call.provider}:{call.model}"
+    return PriceUnknown(
+        f'a budget with a limit applies, and the price of {name} is not known: give it a table ["{name}"] in the file '
+        "that ROADWORTHY_PRICE_FILE names"
+    )

@@ -119,9 +119,9 @@ class Tally:
         return "".join(next(reversed(self._texts.values()), []))
 
 
-def orphan_result(events: Sequence[Event], calls: Iterable[ModelCall], error: RunError) -> RunResult:
-    """The result of a run that ends without another attempt; its usage may miss the call in flight at the crash."""
+def left_behind(events: Sequence[Event], calls: Iterable[ModelCall], error: RunError, *, crashed: bool) -> RunResult:
+    """The result of a run that ends without another attempt. ``crashed``: it may miss the call in flight then."""
     tally = Tally()
     tally.inherit(events, calls)
-    tally.usage = replace(tally.usage, estimated=True)
+    tally.usage = replace(tally.usage, estimated=tally.usage.estimated or crashed)
     return tally.result(error=error)

@@ -16,6 +16,7 @@ from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run, RunError, RunResult, RunStatus
 from roadworthy.engine.cancellation import Handover, StopSignals
 from roadworthy.engine.execution import Attempt, Surroundings
+from roadworthy.engine.reaper import earlier_result
 from roadworthy.engine.slots import Slots
 from roadworthy.engine.turns import Turns
 from roadworthy.ports.queue import Accepted, IdempotencyRecord, Waiting
@@ -347,14 +348,23 @@ class Worker:
             await self._end_pending(run)
 
     async def _end_pending(self, run: Run) -> Run | None:
-        """End a run that never started: cancelled if somebody asked for it, else timed out."""
+        """End a run that waits for a slot: cancelled if somebody asked for it, else timed out. What earlier attempts
+        did and cost is part of its result.
+        """
+        earlier = run.attempt > 0
         if run.cancel_requested is not None:
             status = RunStatus.CANCELLED
-            error = RunError(code=run.cancel_requested.value, message="the run was cancelled before it started")
+            error = RunError(
+                code=run.cancel_requested.value,
+                message=f"the run was cancelled before it {'went on' if earlier else 'started'}",
+            )
         else:
             status = RunStatus.TIMEOUT
             error = RunError(code="timeout", message="the run's time was up before a slot was free")
-        ended = await self._around.queue.end_pending(run, status, RunResult(error=error))
+        result = RunResult(error=error)
+        if earlier:
+            result = await earlier_result(run, error, self._around, crashed=run.losses > 0)
+        ended = await self._around.queue.end_pending(run, status, result)
         if ended is not None:
             self._around.log.ended(ended)
             self._around.telemetry.run_finished(ended)

@@ -24,6 +24,8 @@ from roadworthy.services.runs import Runs
 from roadworthy.services.streams import Streams
 from roadworthy.services.threads import Threads
 from roadworthy.services.usage import UsageReports
+from roadworthy.services.user_export import UserExports
+from roadworthy.services.users import UserErasures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ class Services:
     runs: Runs
     streams: Streams
     threads: Threads
+    user_exports: UserExports
+    user_erasures: UserErasures
     keys: Keys
     identity: Identity
     agents: Agents

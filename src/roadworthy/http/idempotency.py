@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Header
 
 from roadworthy.http.encoding import canonical_json
+from roadworthy.http.patterns import IDEMPOTENCY_KEY
 from roadworthy.ports.queue import IdempotencyRecord
 
 IdempotencyKey = Annotated[
@@ -17,7 +18,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        pattern=r"^[!-~]+$",
+        pattern=IDEMPOTENCY_KEY,
         description="Repeating a request with the same key and body returns the same run instead of starting another. "
         "The run then outlives this connection, unless `on_disconnect` says otherwise.",
     ),

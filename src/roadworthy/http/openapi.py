@@ -18,6 +18,7 @@ from roadworthy.domain.budget import BudgetScope, BudgetWindow
 from roadworthy.http import rate_headers
 from roadworthy.http.auth import ON_BEHALF_OF
 from roadworthy.http.middleware import REQUEST_ID
+from roadworthy.http.patterns import USER
 from roadworthy.http.problems import MEDIA_TYPE
 
 PUBLIC: Final = "health"  # operations with this tag need no key
@@ -71,7 +72,7 @@ _PROBLEM: Final[dict[str, Any]] = {
             "properties": {
                 "scope": {"type": "string", "enum": [scope.value for scope in BudgetScope]},
                 "window": {"type": "string", "enum": [window.value for window in BudgetWindow]},
-                "limit_usd": {"type": "number"},
+                "limit_usd": {"type": "number", "description": "What may be spent, top-ups included."},
                 "spent_usd": {"type": "number"},
                 "resets_at": {"type": ["string", "null"], "format": "date-time"},
             },
@@ -79,7 +80,11 @@ _PROBLEM: Final[dict[str, Any]] = {
     },
 }
 _SECURITY_SCHEMES: Final[dict[str, Any]] = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key, `rw_live_…`."},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, `rw_live_…`, or a JWT of the identity provider.",
+    },
     "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key, another header."},
 }
 _HEADERS: Final[dict[str, Any]] = {
@@ -100,7 +105,7 @@ _PARAMETERS: Final[dict[str, Any]] = {
         "name": ON_BEHALF_OF,
         "in": "header",
         "description": "The end user for whom a backend's key (scope `runs:on_behalf`) calls.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:@|+-]{1,128}$"},
+        "schema": {"type": "string", "pattern": USER},
     }
 }
 

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from roadworthy.domain import errors
 from roadworthy.domain.money import usd
 from roadworthy.http.encoding import to_json
+from roadworthy.http.patterns import readable
 from roadworthy.http.rate_headers import rate_headers
 
 MEDIA_TYPE = "application/problem+json"
@@ -134,7 +135,7 @@ def _budget(spent: errors.SpentBudget) -> Mapping[str, object]:
 
 def _of_validation(exc: RequestValidationError) -> Problem:
     fields = [
-        (_field_name(error["loc"]), str(error["msg"]).removeprefix("Value error, "))
+        (_field_name(error["loc"]), readable(str(error["msg"]).removeprefix("Value error, ")))
         for error in exc.errors()[:MAX_FIELD_ERRORS]
     ]
     detail = "; ".join(f"{name}: {message}" if name else message for name, message in fields[:3])

@@ -6,7 +6,7 @@ Called by every dialect that reports usage; below it is ``services/usage.py``. D
 import csv
 import io
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 from zoneinfo import ZoneInfo
@@ -17,8 +17,11 @@ from starlette.responses import Response
 
 from roadworthy.domain.errors import InvalidRequest
 from roadworthy.domain.ids import UserId
+from roadworthy.domain.moments import midnight, parse_moment
 from roadworthy.domain.money import NANOS, usd
 from roadworthy.http.encoding import to_json
+from roadworthy.http.patterns import GROUPS as GROUPS_PATTERN
+from roadworthy.http.patterns import MOMENT
 from roadworthy.ports.ledger import UsageGroup, UsageQuery, UsageRow
 
 CSV_TYPE: Final = "text/csv"
@@ -26,14 +29,13 @@ DEFAULT_DAYS: Final = 30
 # Whoever asks sees one tenant.
 GROUPS: Final = tuple(group for group in UsageGroup if group is not UsageGroup.TENANT)
 
-_MOMENT = r"^2[0-9]{3}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2}))?$"
 # A spreadsheet takes a cell that begins so for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 By = Annotated[
     str,
     Query(
-        pattern="^[a-z]+(,[a-z]+)*$",
+        pattern=GROUPS_PATTERN,
         max_length=64,
         description=f"What to list by, with commas: {', '.join(group.value for group in GROUPS)}.",
     ),
@@ -41,12 +43,12 @@ By = Annotated[
 Since = Annotated[
     str | None,
     Query(
-        pattern=_MOMENT,
+        pattern=MOMENT,
         description=f"A day, or a moment as in RFC 3339. Without it the report has {DEFAULT_DAYS} days.",
     ),
 ]
 Until = Annotated[
-    str | None, Query(pattern=_MOMENT, description="A day, which is counted in, or a moment. Without it, now.")
+    str | None, Query(pattern=MOMENT, description="A day, which is counted in, or a moment. Without it, now.")
 ]
 Format = Annotated[Literal["json", "csv"], Query(alias="format", description="`csv` for a spreadsheet.")]
 
@@ -101,12 +103,12 @@ def parse_usage_query(
         InvalidRequest: a group or a moment is none.
     """
     zone = ZoneInfo(time_zone)
-    end = now if until is None else _moment(until, zone, "until", days=1)
+    end = now if until is None else parse_moment(until, zone, days=1, field="until")
     if since is None:
         last_day = (end - timedelta(microseconds=1)).astimezone(zone).date()
-        begin = _midnight(last_day - timedelta(days=DEFAULT_DAYS - 1), zone)
+        begin = midnight(last_day - timedelta(days=DEFAULT_DAYS - 1), zone)
     else:
-        begin = _moment(since, zone, "since", days=0)
+        begin = parse_moment(since, zone, field="since")
     return UsageQuery(by=_groups(by), since=begin, until=end, user=user, time_zone=time_zone)
 
 
@@ -173,19 +175,3 @@ def _groups(text: str) -> Sequence[UsageGroup]:
     if strange:
         raise InvalidRequest(f"must be of {', '.join(known)}, with commas between them", field="by")
     return [known[name] for name in names]
-
-
-def _moment(text: str, zone: ZoneInfo, field: str, *, days: int) -> datetime:
-    """A moment as it is; of a day the midnight before it, or the one ``days`` later."""
-    try:
-        if "T" in text:
-            return datetime.fromisoformat(text).astimezone(UTC)
-        return _midnight(date.fromisoformat(text) + timedelta(days=days), zone)
-    except ValueError:
-        raise InvalidRequest(
-            "must be a day such as 2026-01-31, or a moment such as 2026-01-31T12:00:00Z", field=field
-        ) from None
-
-
-def _midnight(day: date, zone: ZoneInfo) -> datetime:
-    return datetime.combine(day, time(), zone).astimezone(UTC)

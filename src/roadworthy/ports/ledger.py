@@ -29,13 +29,17 @@ class UsageGroup(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageQuery:
-    """Calls begun from ``since`` (inclusive) to ``until`` (exclusive). Days are those of ``time_zone`` (IANA name)."""
+    """Calls begun from ``since`` (inclusive) to ``until`` (exclusive). Days are those of ``time_zone`` (IANA name).
+
+    ``most_groups``: a report of more is refused while it is made, before it takes up memory.
+    """
 
     by: Sequence[UsageGroup]
     since: datetime
     until: datetime
     user: UserId | None = None
     time_zone: str = "UTC"
+    most_groups: int = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,8 @@ class Ledger(Protocol):
     async def settle_lost(self, run: Run) -> Sequence[ModelCall]:
         """Record the calls that earlier attempts of the run were in the middle of when their worker died.
 
-        Each becomes a call with outcome ``lost``: estimated, its cost all that was reserved for it. Idempotent.
+        Each becomes a call with outcome ``lost``: estimated, its tokens and its cost all that was reserved for it.
+        Idempotent.
         """
         ...
 
@@ -100,7 +105,11 @@ class Ledger(Protocol):
         ...
 
     async def usage(self, tenant: TenantId | None, query: UsageQuery) -> Sequence[UsageRow]:
-        """Sums of a tenant (None: of all, for the operator's CLI), in the order of their groups."""
+        """Sums of a tenant (None: of all, for the operator's CLI), in the order of their groups.
+
+        Raises:
+            InvalidRequest: there are more groups than the query allows.
+        """
         ...
 
     async def balances(self, tenant: TenantId, periods: Sequence[BudgetPeriod]) -> Sequence[BudgetBalance]:

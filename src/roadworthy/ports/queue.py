@@ -71,11 +71,13 @@ class RunQueue(Protocol):
         ``run`` comes with status PENDING, attempt 0, and ord 0 (the next one) or the only ordinal that will do; the
         stored values are returned. ``claim_for``: a worker name when the caller holds a slot and nobody waits.
         ``at_once``: limits of the kind RUNS; unfinished runs are counted in the transaction, so no counter can leak.
+        The one that this run supersedes does not count.
 
         Raises:
             QueueFull: it would have to wait and ``max_pending`` runs wait already. Nothing is stored.
             RateLimited: it would have to wait, and half of ``max_pending`` (at least one) of its owner's runs wait
-                already: nobody takes up the whole line; or a limit of ``at_once`` is reached. Nothing is stored.
+                already: nobody takes up the whole line; or a limit of ``at_once`` is reached, and ``rates`` tells how
+                all of them stand. Nothing is stored.
             ThreadBusy: the policy is ``reject`` and the thread has an unfinished run, or the thread is being erased.
                 Nothing is stored.
             AgentMismatch: the thread belongs to another agent. Nothing is stored.

@@ -6,10 +6,10 @@ The runtime knows graphs, checkpoints and models; it knows nothing of queues, HT
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol, TypeAlias
 
 from roadworthy.domain.agent import Agent
-from roadworthy.domain.errors import BudgetExceeded
 from roadworthy.domain.event import (
     ContentDelta,
     ContentRetracted,
@@ -25,6 +25,9 @@ from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
+
+# How long a call waits for money that calls in flight hold.
+PATIENCE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,29 +86,44 @@ class PlannedCall:
 
 
 class Spending(Protocol):
-    """What the runtime asks before each model call when a budget applies. Adapter: ``engine/spending.py``.
+    """What the runtime asks before each model call. Adapter: ``engine/spending.py``.
 
-    Belongs to the engine's event loop; ``refusal`` and ``ended`` are safe from any thread.
+    Belongs to the engine's event loop; ``applies``, ``admit`` and ``ended`` are safe from any thread.
     """
 
-    async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
+    @property
+    def applies(self) -> bool:
+        """Whether a budget fits the run, as far as is known without asking."""
+        ...
+
+    async def budgets_fit(self) -> bool:
+        """Whether a budget fits the run now, two seconds ago at most. Without one there is nothing to reserve."""
+        ...
+
+    async def reserve(self, call: PlannedCall, *, patience: timedelta | None = PATIENCE) -> None:
         """Hold money for a call, waiting while calls in flight hold what is left.
 
-        Not ``patient``: hold nothing rather than wait, for whoever may be waited for by what holds the rest.
+        ``patience`` None: hold nothing rather than wait, for whoever may be waited for by what holds the rest.
 
         Raises:
-            BudgetExceeded: nothing is left; the call must not be made.
+            BudgetExceeded: nothing is left, or others hold it for longer than ``patience``; the call must not be made.
             PriceUnknown: a budget with a limit applies, and nobody knows what the model costs.
             StorageUnavailable: the ledger does not answer; the call must not be made.
         """
         ...
 
-    def refusal(self) -> BudgetExceeded | None:
-        """Why no further call may be made, as far as is known without asking; for calls that cannot wait."""
+    def admit(self, call: PlannedCall) -> bool:
+        """Whether a call may be made, as far as is known without asking; for calls that cannot wait for an answer.
+
+        False: calls in flight are estimated to use up what is left; one of them may have ended when it is asked again.
+
+        Raises:
+            BudgetExceeded, PriceUnknown: as ``reserve``.
+        """
         ...
 
     def ended(self, call: ModelCall) -> None:
-        """Told as soon as a call has ended, for ``refusal``; it is told among the events as well."""
+        """Told as soon as a call has ended, for ``admit``; it is told among the events as well."""
         ...
 
 
@@ -200,7 +218,7 @@ class AgentRuntime(Protocol):
         """Prepare the attempt ``run.attempt`` of ``run``. Leaving the context frees what the attempt held.
 
         ``first_on_thread``: no earlier run can have left state (a hint that saves a read). ``spending``: to be asked
-        before every model call; None when no budget applies.
+        before every model call; None when there can be no budget.
         """
         ...
 

@@ -104,7 +104,15 @@ class KeyStore(Protocol):
         revoked_at: datetime | None,
         expires_at: datetime | None,
     ) -> bool:
-        """Revoke a key now, or set the end of its grace period. False when there is no such key."""
+        """Revoke a key now, or set when it ends. False when there is no such key."""
+        ...
+
+    async def replace(self, tenant: TenantId, old: KeyId, new: ApiKey, actor: Actor, *, expires_at: datetime) -> bool:
+        """Add a key that takes an old one's place, and end that one, in one transaction.
+
+        What limits the old key limits the new one: rate limits, and budgets with what was spent of them in their
+        present periods. False when the new id exists already.
+        """
         ...
 
     async def touch(self, tenant: TenantId, key_id: KeyId, moment: datetime) -> None:

@@ -21,6 +21,8 @@ from roadworthy.pricing.counts import consistent
 _MILLION = 1_000_000
 _WILDCARDS = frozenset("*?[")
 _HASH_DIGITS = 8
+# USD per million tokens. Far above every price there is; more would not fit into the ledger's 64-bit costs.
+_HIGHEST_RATE = 1_000_000
 _NEEDED = ("input", "output")
 _OPTIONAL = ("cache_read", "cache_write", "cache_write_1h", "reasoning")
 
@@ -119,6 +121,8 @@ def _rate(where: str, key: str, value: object) -> Decimal:
     # To Python a bool is a number too.
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         rate = Decimal(value)
-        if rate.is_finite() and rate >= 0:
+        if rate.is_finite() and 0 <= rate <= _HIGHEST_RATE:
             return rate
-    raise ConfigError(f"{where}: {key} is USD per million tokens, a number from 0, not {value!s:.40}")
+    raise ConfigError(
+        f"{where}: {key} is USD per million tokens, a number from 0 to {_HIGHEST_RATE:,}, not {value!s:.40}"
+    )

@@ -328,7 +328,7 @@ class ScriptedExecution:
         return self._script[position:]
 
     async def _begin(self, call: ModelCall) -> None:
-        if self._spending is not None:
+        if self._spending is not None and await self._spending.budgets_fit():
             await self._spending.reserve(
                 PlannedCall(
                     call_id=call.call_id,

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from roadworthy.domain.budget import Budget, BudgetBalance, Spender, exceeded
+from roadworthy.domain.budget import BudgetBalance, Spender, exceeded
 from roadworthy.domain.errors import RateLimited
 from roadworthy.domain.principal import Principal, Scope
-from roadworthy.domain.rate_limit import AppliedLimit, RateCaller, RateKind, applied
+from roadworthy.domain.rate_limit import AppliedLimit, RateCaller, RateKind
 from roadworthy.domain.rate_status import RateStatus
 from roadworthy.domain.run import Run
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.dispatch import Dispatcher
 from roadworthy.ports.ledger import Ledger
-from roadworthy.ports.policies import PolicyStore
+from roadworthy.ports.policies import Policies, PolicyStore
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.ports.rate_limit import RateCounters
 
@@ -57,9 +57,9 @@ class Admission:
         """
         policies = await self._policies.of(run.owner.tenant)
         caller = RateCaller(tenant=run.owner.tenant, user=run.owner.user, key_id=run.key_id)
-        limits = applied(policies.rates, caller)
+        limits = policies.rates_for(caller)
         rates = await self._count([one for one in limits if one.limit.kind is not RateKind.RUNS])
-        spent = await self._spent(run, policies.budgets)
+        spent = await self._spent(run, policies)
         if spent is not None:
             replay = None if idempotency is None else await self._dispatcher.find_replay(run.owner, idempotency)
             if replay is None:
@@ -91,11 +91,12 @@ class Admission:
                     raise _refusal(limits, statuses, index)
         return statuses
 
-    async def _spent(self, run: Run, budgets: Sequence[Budget]) -> BudgetBalance | None:
+    async def _spent(self, run: Run, policies: Policies) -> BudgetBalance | None:
         """The spent period that lasts longest of those that a call of the caller would count towards."""
         now = self._clock.now()
         spender = Spender(owner=run.owner, key_id=run.key_id, agent=run.agent)
-        found = (one.period_for(spender, now) for one in budgets if one.limit_nanos is not None)
+        limited = (one for one in policies.budgets_for(spender) if one.limit_nanos is not None)
+        found = (one.period_for(spender, now) for one in limited)
         periods = [period for period in found if period is not None]
         if not periods:
             return None

@@ -4,33 +4,58 @@ Checked by ``services/budgets.py`` before anything is stored.
 """
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal, TypeAlias
 
 from roadworthy.domain.budget import Budget, BudgetScope, BudgetWindow
 from roadworthy.domain.errors import InvalidRequest
-from roadworthy.domain.ids import parse_agent_name, parse_key_id, parse_run_id, parse_user_id
 from roadworthy.domain.money import NANOS, usd_text
 from roadworthy.domain.time_zone import parse_time_zone
+from roadworthy.services.limit_rules import check_subject
 
 # What a period may have in all, top-ups included: far from what a 64-bit number of nano-USD holds.
 MOST_NANOS = 1_000_000_000 * NANOS
 
 
+class Kept(Enum):
+    """What was not said: it stays as it was; a new budget has none."""
+
+    KEPT = "kept"
+
+
+KEPT: Final = Kept.KEPT
+AmountAsked: TypeAlias = int | Literal[Kept.KEPT] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetAsked:
     """What a budget shall be. ``subject`` None: each of the scope has its own. ``time_zone`` None: as it was, or the
-    server's for a new one. Amounts in nano-USD.
+    server's for a new one. Amounts in nano-USD; None removes one.
     """
 
     scope: BudgetScope
     window: BudgetWindow
     subject: str | None = None
-    limit_nanos: int | None = None
-    soft_nanos: int | None = None
+    limit_nanos: AmountAsked = KEPT
+    soft_nanos: AmountAsked = KEPT
     time_zone: str | None = None
 
 
+def window_of(scope: BudgetScope, window: BudgetWindow | None) -> BudgetWindow:
+    """The window that was asked for; a run's budget needs none to be named.
+
+    Raises:
+        InvalidRequest: it must be named.
+    """
+    if window is not None:
+        return window
+    if scope is BudgetScope.RUN:
+        return BudgetWindow.RUN
+    raise InvalidRequest("say when the budget begins anew: the window day, week, month or total", field="window")
+
+
 def check(asked: BudgetAsked) -> None:
-    """Whether it can be a budget.
+    """Whether it can be a budget, apart from its amounts.
 
     Raises:
         InvalidRequest: its parts do not fit together; the message says what does.
@@ -43,28 +68,26 @@ def check(asked: BudgetAsked) -> None:
         check_subject(asked.scope, asked.subject)
     if asked.time_zone is not None:
         parse_time_zone(asked.time_zone)
-    _check_amounts(asked.limit_nanos, asked.soft_nanos)
 
 
-def check_subject(scope: BudgetScope, subject: str) -> None:
-    """Whether something of that scope can be called so.
+def amounts(asked: BudgetAsked, present: Budget | None) -> tuple[int | None, int | None]:
+    """Limit and soft limit as they shall be. ``present``: the budget that is changed, if there is one.
 
     Raises:
-        InvalidRequest: it cannot.
+        InvalidRequest: there is neither, one is no amount, or they do not go together; the message says what does.
     """
-    try:
-        match scope:
-            case BudgetScope.USER | BudgetScope.TENANT:
-                parse_user_id(subject)
-            case BudgetScope.AGENT:
-                parse_agent_name(subject)
-            case BudgetScope.KEY:
-                parse_key_id(subject)
-            case BudgetScope.RUN:
-                if parse_run_id(subject) is None:
-                    raise InvalidRequest("a run's id is 32 hex digits")  # noqa: TRY301 -- one place names the field
-    except InvalidRequest as error:
-        raise InvalidRequest(error.message, field="subject") from None
+    was = (None, None) if present is None else (present.limit_nanos, present.soft_nanos)
+    limit = was[0] if asked.limit_nanos is KEPT else asked.limit_nanos
+    soft = was[1] if asked.soft_nanos is KEPT else asked.soft_nanos
+    _check_amounts(limit, soft)
+    if limit is not None and soft is not None and soft > limit:
+        if asked.soft_nanos is KEPT:
+            raise InvalidRequest(
+                f"the budget has a soft limit, {usd_text(soft)}, which must be at most the limit: give another too, "
+                "or remove it"
+            )
+        raise InvalidRequest(f"the soft limit must be at most the limit, {usd_text(limit)}")
+    return limit, soft
 
 
 def own_subject(budget: Budget) -> str | None:
@@ -98,5 +121,3 @@ def _check_amounts(limit: int | None, soft: int | None) -> None:
             raise InvalidRequest(f"the {name} must be from 0 to a billion USD")
     if soft == 0:
         raise InvalidRequest("the soft limit must be more than 0: it warns when it is passed")
-    if limit is not None and soft is not None and soft > limit:
-        raise InvalidRequest(f"the soft limit must be at most the limit, {usd_text(limit)}")

@@ -1,7 +1,8 @@
 """Budgets as operators see them: set, listed with what is left, topped up, removed.
 
 ``protocols/admin`` asks on behalf of a caller (``…_as``, within the caller's tenant), ``cli/budgets.py`` across
-tenants. What is set here is obeyed by ``services/admission.py`` and ``engine/spending.py`` within two seconds.
+tenants. What is set here is obeyed by ``services/admission.py`` and, for runs under way, ``engine/spending.py``:
+both ask ``ports/policies.py``, whose answers are at most two seconds old.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,20 +10,14 @@ from dataclasses import dataclass
 
 from roadworthy.domain.audit import Actor
 from roadworthy.domain.budget import Budget, BudgetBalance, BudgetPeriod, BudgetScope
-from roadworthy.domain.errors import InvalidRequest, NotFound, PermissionDenied
+from roadworthy.domain.errors import InvalidRequest, NotFound
 from roadworthy.domain.ids import BudgetId, TenantId
 from roadworthy.domain.principal import Principal, Scope
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.ledger import Ledger
 from roadworthy.ports.policies import PolicyStore
-from roadworthy.services.budget_rules import (
-    MOST_NANOS,
-    BudgetAsked,
-    check,
-    check_subject,
-    own_subject,
-    topped_up_subject,
-)
+from roadworthy.services.budget_rules import MOST_NANOS, BudgetAsked, amounts, check, own_subject, topped_up_subject
+from roadworthy.services.limit_rules import READING, check_subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +49,7 @@ class Budgets:
             PermissionDenied: the key may neither read usage nor set limits.
             InvalidRequest: as for ``list``.
         """
-        _require_reading(principal)
+        principal.require(*READING)
         return await self.list(principal.owner.tenant, scope=scope, subject=subject)
 
     async def set_as(self, principal: Principal, asked: BudgetAsked, actor: Actor) -> BudgetStatus:
@@ -111,12 +106,16 @@ class Budgets:
         return await self._with_balances(found, subject)
 
     async def set(self, tenant: TenantId, asked: BudgetAsked, actor: Actor) -> BudgetStatus:
-        """Make a budget, or change the one of the same scope, subject and window; what it has spent stays.
+        """Make a budget, or change the one of the same scope, subject and window.
+
+        What it has spent stays, and so do the limit, the soft limit and the time zone that are not given.
 
         Raises:
             InvalidRequest: scope, subject, window and amounts do not fit together; the message says what does.
         """
         check(asked)
+        present = await self._present(tenant, asked)
+        limit_nanos, soft_nanos = amounts(asked, present)
         now = self._clock.now()
         budget = Budget(
             budget_id=BudgetId(self._new_id()),
@@ -124,9 +123,10 @@ class Budgets:
             scope=asked.scope,
             subject=asked.subject,
             window=asked.window,
-            limit_nanos=asked.limit_nanos,
-            soft_nanos=asked.soft_nanos,
-            time_zone=asked.time_zone or await self._present_zone(tenant, asked),
+            limit_nanos=limit_nanos,
+            soft_nanos=soft_nanos,
+            # Another default must not move the periods of a budget whose limit alone is changed.
+            time_zone=asked.time_zone or (self._time_zone if present is None else present.time_zone),
             created_at=now,
             updated_at=now,
         )
@@ -166,13 +166,11 @@ class Budgets:
             raise _no_budget(budget_id)
         return BudgetStatus(budget=budget, balance=balance)
 
-    async def _present_zone(self, tenant: TenantId, asked: BudgetAsked) -> str:
-        """Another default must not move the periods of a budget whose limit alone is changed."""
+    async def _present(self, tenant: TenantId, asked: BudgetAsked) -> Budget | None:
+        """The budget that is changed; None when it will be a new one."""
         place = (asked.scope, asked.subject, asked.window)
-        for budget in await self._policies.budgets(tenant):
-            if (budget.scope, budget.subject, budget.window) == place:
-                return budget.time_zone
-        return self._time_zone
+        found = await self._policies.budgets(tenant)
+        return next((budget for budget in found if (budget.scope, budget.subject, budget.window) == place), None)
 
     async def _with_balances(self, budgets: Sequence[Budget], subject: str | None) -> Sequence[BudgetStatus]:
         now = self._clock.now()
@@ -186,13 +184,6 @@ class Budgets:
             for balance in await self._ledger.balances(tenant, asked):
                 balances[balance.period.budget.budget_id] = balance
         return [BudgetStatus(budget=budget, balance=balances.get(budget.budget_id)) for budget in budgets]
-
-
-def _require_reading(principal: Principal) -> None:
-    try:
-        principal.require(Scope.USAGE_READ)
-    except PermissionDenied:
-        principal.require(Scope.LIMITS_WRITE)
 
 
 def _no_budget(budget_id: BudgetId) -> NotFound:

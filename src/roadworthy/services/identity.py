@@ -7,7 +7,8 @@ import re
 
 from roadworthy.domain.principal import Principal
 from roadworthy.ports.identity import TokenVerifier
-from roadworthy.services.keys import PREFIX, Keys
+from roadworthy.services.key_text import PREFIX
+from roadworthy.services.keys import Keys
 
 # The compact form of a signed JWT (RFC 7515, section 7.1): three parts in base64url.
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")

@@ -1,42 +1,31 @@
 """API keys: making them, checking them, ending them.
 
-A key reads ``rw_live_<id:12><secret:32><checksum:6>`` in base 62. It is shown once; what is stored is HMAC-SHA256 of
-the whole text with a pepper. ``http/auth.py`` authenticates with it, ``cli/keys.py`` administers it.
+A key is shown once; what is stored is a digest of its text with a pepper (``key_text.py``). ``http/auth.py``
+authenticates with it, ``cli/keys.py`` and ``protocols/admin`` administer it, within ``key_rights.py``.
 """
 
-import binascii
-import hashlib
 import hmac
-import re
-import secrets
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from roadworthy.domain.audit import Actor
-from roadworthy.domain.errors import ConfigError, NotFound, Unauthenticated
+from roadworthy.domain.errors import ConfigError, Conflict, NotFound, Unauthenticated
 from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
 from roadworthy.domain.principal import USER_SCOPES, ApiKey, Owner, Principal, Scope
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.store import KeyStore
-from roadworthy.services.key_rights import require_rights
+from roadworthy.services.key_rights import require_ending, require_rights
+from roadworthy.services.key_text import PREFIX, digest_of, key_id_of, new_text
 
-PREFIX = "rw_live_"
 DEFAULT_TENANT = TenantId("default")
 ADMIN_USER = UserId("admin")
 ALL_SCOPES = frozenset(Scope)
 # Who makes keys at a start.
 SERVER = Actor(name="server")
 
-_ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_ID, _SECRET, _CHECKSUM = 12, 32, 6
-_OURS = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_ID + _SECRET + _CHECKSUM}}}")
-_GIVEN = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{8,200}}")
 _REFUSED = "the API key is missing, unknown, revoked or expired"
 _CACHE_SIZE = 10_000
-# Characters after the prefix; of random ones, 24 are more than 128 bits.
-_LONG_ENOUGH = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +59,9 @@ class Keys:
             Unauthenticated: it is malformed, unknown, revoked or expired; the message does not say which.
             StorageUnavailable: the database does not answer; a key is never believed unseen.
         """
-        key_id = self._id_of(text)
+        key_id = key_id_of(text, self._pepper)
         key = None if key_id is None else await self._lookup(key_id)
-        if key is None or not hmac.compare_digest(key.digest, self._digest(text)):
+        if key is None or not hmac.compare_digest(key.digest, digest_of(text, self._pepper)):
             raise Unauthenticated(_REFUSED)
         if not key.usable_at(self._clock.now()):
             raise Unauthenticated(_REFUSED)
@@ -131,10 +120,13 @@ class Keys:
         return await self._make(owner, actor, name, scopes, agents, expires_at)
 
     async def rotate(self, tenant: TenantId | None, key_id: KeyId, actor: Actor, *, grace: timedelta) -> NewKey:
-        """A new key with the rights and the lifetime of an old one, which stays usable for ``grace``.
+        """A new key with the rights, the lifetime and the limits of an old one, which stays usable for ``grace``.
+
+        Budgets of the old key go on where they stand.
 
         Raises:
             NotFound: there is no such usable key.
+            Conflict: it was rotated before and is in its grace.
         """
         return await self._replace(await self._usable(tenant, key_id), actor, grace, None)
 
@@ -146,6 +138,7 @@ class Keys:
         Raises:
             PermissionDenied: the caller may make no keys, or the key reaches further than the caller's.
             NotFound: there is no such usable key in the caller's tenant.
+            Conflict: it was rotated before and is in its grace.
         """
         principal.require(Scope.KEYS_WRITE)
         old = await self._usable(principal.owner.tenant, key_id)
@@ -163,16 +156,15 @@ class Keys:
         self._cache.pop(key_id, None)
 
     async def revoke_as(self, principal: Principal, key_id: KeyId, actor: Actor) -> None:
-        """The same for a caller, who must have all that the key has, or the scope ``admin``.
+        """The same for a caller, within ``require_ending``.
 
         Raises:
-            PermissionDenied: the caller may end no keys, or the key reaches further than the caller's.
+            PermissionDenied: the caller may end no keys, or not this one.
             NotFound: there is no such key in the caller's tenant.
         """
         principal.require(Scope.KEYS_WRITE)
         key = await self._found(principal.owner.tenant, key_id)
-        if Scope.ADMIN not in principal.scopes:
-            require_rights(principal, owner=key.owner, scopes=key.scopes, agents=key.agents, expires_at=key.expires_at)
+        require_ending(principal, key)
         await self.revoke(principal.owner.tenant, key_id, actor)
 
     async def list_of(self, principal: Principal) -> Sequence[ApiKey]:
@@ -194,11 +186,11 @@ class Keys:
         Raises:
             ConfigError: it does not look like a key, or is a stored one that opens nothing or is no admin's.
         """
-        key_id = self._id_of(text)
+        key_id = key_id_of(text, self._pepper)
         if key_id is None:
             raise ConfigError(f"the admin key must be {PREFIX} and at least 8 characters of A-Z a-z 0-9 _ -")
         owner = Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER)
-        given = self._key(text, key_id, owner, "given at start", ALL_SCOPES, None, None)
+        given = self._key(text, key_id, owner, "given at start", ALL_SCOPES)
         if await self._store.insert(given, SERVER):
             return
         stored = await self._store.find(key_id)
@@ -223,21 +215,24 @@ class Keys:
         expires_at: datetime | None,
     ) -> NewKey:
         while True:
-            text = _generate()
-            key = self._key(text, KeyId(text[len(PREFIX) :][:_ID]), owner, name, scopes, agents, expires_at)
-            if await self._store.insert(key, actor):
-                return NewKey(key=key, text=text)
+            new = self._new(owner, name, scopes, agents, expires_at)
+            if await self._store.insert(new.key, actor):
+                return new
 
     async def _replace(self, old: ApiKey, actor: Actor, grace: timedelta, latest: datetime | None) -> NewKey:
         """``latest``: when the new key ends at the latest."""
+        if old.replaced_at is not None:
+            # What is left of its life is the grace, and its limits have been handed on.
+            raise Conflict(f"the key {old.key_id} was rotated before: rotate the one that took its place")
         ends = self._clock.now() + grace
         lifetime = None if old.expires_at is None else old.expires_at - old.created_at
         expires_at = _earlier(self._end_of(lifetime), latest)
-        new = await self._make(old.owner, actor, old.name, old.scopes, old.agents, expires_at)
-        old_ends = _earlier(ends, old.expires_at)
-        await self._store.end(old.owner.tenant, old.key_id, actor, revoked_at=None, expires_at=old_ends)
-        self._cache.pop(old.key_id, None)
-        return new
+        tenant, old_ends = old.owner.tenant, min(ends, old.expires_at or ends)
+        while True:
+            new = self._new(old.owner, old.name, old.scopes, old.agents, expires_at)
+            if await self._store.replace(tenant, old.key_id, new.key, actor, expires_at=old_ends):
+                self._cache.pop(old.key_id, None)
+                return new
 
     async def _usable(self, tenant: TenantId | None, key_id: KeyId) -> ApiKey:
         key = await self._store.find(key_id)
@@ -278,18 +273,20 @@ class Keys:
             return "has expired"
         return None if Scope.ADMIN in stored.scopes else f"lacks the scope {Scope.ADMIN.value}"
 
-    def _id_of(self, text: str) -> KeyId | None:
-        """The public id inside a key of ours; for a given admin key, an id derived from it. None: no key at all."""
-        if _OURS.fullmatch(text):
-            body, checksum = text[len(PREFIX) : -_CHECKSUM], text[-_CHECKSUM:]
-            if hmac.compare_digest(checksum, _checksum(body)):
-                return KeyId(body[:_ID])
-        if _GIVEN.fullmatch(text):
-            return KeyId("given-" + self._digest(text).hex()[:12])
-        return None
-
-    def _digest(self, text: str) -> bytes:
-        return hmac.new(self._pepper, text.encode(), hashlib.sha256).digest()
+    def _new(
+        self,
+        owner: Owner,
+        name: str,
+        scopes: frozenset[Scope],
+        agents: frozenset[AgentName] | None,
+        expires_at: datetime | None,
+    ) -> NewKey:
+        """A key that is not stored yet."""
+        text = new_text()
+        key_id = key_id_of(text, self._pepper)
+        if key_id is None:
+            raise AssertionError("a new text is a key's")
+        return NewKey(key=self._key(text, key_id, owner, name, scopes, agents, expires_at), text=text)
 
     def _key(
         self,
@@ -298,14 +295,14 @@ class Keys:
         owner: Owner,
         name: str,
         scopes: frozenset[Scope],
-        agents: frozenset[AgentName] | None,
-        expires_at: datetime | None,
+        agents: frozenset[AgentName] | None = None,
+        expires_at: datetime | None = None,
     ) -> ApiKey:
         return ApiKey(
             key_id=key_id,
             owner=owner,
             name=name,
-            digest=self._digest(text),
+            digest=digest_of(text, self._pepper),
             scopes=scopes,
             agents=agents,
             created_at=self._clock.now(),
@@ -313,26 +310,6 @@ class Keys:
         )
 
 
-def is_short(text: str) -> bool:
-    """Whether a key that somebody made up has so few characters that it may be guessed."""
-    return len(text.removeprefix(PREFIX)) < _LONG_ENOUGH
-
-
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
     """Of two ends the earlier one; None is no end."""
     return min((end for end in (one, other) if end is not None), default=None)
-
-
-def _generate() -> str:
-    body = "".join(secrets.choice(_ALPHABET) for _ in range(_ID + _SECRET))
-    return PREFIX + body + _checksum(body)
-
-
-def _checksum(body: str) -> str:
-    """CRC-32 in base 62, so that secret scanners and typing errors are told apart without a look-up."""
-    number = binascii.crc32(body.encode())
-    digits = ""
-    for _ in range(_CHECKSUM):
-        number, digit = divmod(number, len(_ALPHABET))
-        digits = _ALPHABET[digit] + digits
-    return digits

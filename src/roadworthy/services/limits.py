@@ -7,11 +7,12 @@
 from collections.abc import Sequence
 
 from roadworthy.domain.audit import Actor
-from roadworthy.domain.errors import InvalidRequest, NotFound, PermissionDenied
-from roadworthy.domain.ids import TenantId, parse_key_id, parse_user_id
+from roadworthy.domain.errors import InvalidRequest, NotFound
+from roadworthy.domain.ids import TenantId
 from roadworthy.domain.principal import Principal, Scope
 from roadworthy.domain.rate_limit import RateKind, RateLimit, RateScope
 from roadworthy.ports.policies import PolicyStore
+from roadworthy.services.limit_rules import READING, check_subject
 
 MOST = 1_000_000_000_000
 
@@ -28,10 +29,7 @@ class Limits:
         Raises:
             PermissionDenied: the key may neither read usage nor set limits.
         """
-        try:
-            principal.require(Scope.USAGE_READ)
-        except PermissionDenied:
-            principal.require(Scope.LIMITS_WRITE)
+        principal.require(*READING)
         return await self.list(principal.owner.tenant)
 
     async def set_as(
@@ -79,7 +77,9 @@ class Limits:
         if not 1 <= rate.limit <= MOST:
             raise InvalidRequest("a limit must be from 1 to a million millions", field="limit")
         if rate.subject is not None:
-            _check_subject(rate.scope, rate.subject)
+            if rate.scope is RateScope.TENANT:
+                raise InvalidRequest("a limit of the scope tenant has no subject", field="subject")
+            check_subject(rate.scope, rate.subject)
         await self._policies.set_rate(rate.tenant, rate, actor)
         return rate
 
@@ -94,16 +94,3 @@ class Limits:
         if not await self._policies.remove_rate(tenant, scope, subject, kind, actor):
             whose = f"each {scope.value}" if subject is None else f"the {scope.value} {subject[:128]}"
             raise NotFound(f"there is no limit on {kind.value} for {whose}")
-
-
-def _check_subject(scope: RateScope, subject: str) -> None:
-    try:
-        match scope:
-            case RateScope.TENANT:
-                raise InvalidRequest("a limit of the scope tenant has no subject")  # noqa: TRY301 -- names the field
-            case RateScope.USER:
-                parse_user_id(subject)
-            case RateScope.KEY:
-                parse_key_id(subject)
-    except InvalidRequest as error:
-        raise InvalidRequest(error.message, field="subject") from None

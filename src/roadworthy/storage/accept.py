@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, QueueFull, RateLimited, ThreadBusy
 from roadworthy.domain.ids import RunId
 from roadworthy.domain.principal import Owner
-from roadworthy.domain.rate_limit import AppliedLimit, RateScope
+from roadworthy.domain.rate_limit import AppliedLimit, RateCaller, RateScope
+from roadworthy.domain.rate_status import RateStatus
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatus
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.storage import policy_statements
@@ -18,6 +19,8 @@ from roadworthy.storage.transaction import Statement, Transaction
 
 # When to try again, for who finds no room.
 _LATER = timedelta(seconds=5)
+# A limit of runs at once has no window.
+_AT_ONCE = timedelta(0)
 _UNFINISHED: Mapping[RateScope, Statement] = {
     RateScope.KEY: policy_statements.UNFINISHED_OF_KEY,
     RateScope.USER: policy_statements.UNFINISHED_OF_USER,
@@ -41,24 +44,42 @@ class Acceptance:
         known = self._known(tx)
         if known is not None:
             return Accepted(run=known, replayed=True)
-        for limit in self.at_once:
-            self._check_at_once(tx, limit)
         next_ord, active, pending, agent = self._enter_thread(tx)
         claimed = active == self.run.run_id
+        replaced = None if claimed or active is None or not self._supersedes else RunId(active)
+        self._check_at_once(tx, replaced)
         if agent != self.run.agent:
             raise AgentMismatch(f"the thread belongs to the agent {agent}")
         if self.run.ord not in (0, next_ord - 1):
-            raise Conflict("a later run has changed the thread since")
+            raise Conflict(f"a later run, {self._latest(tx, next_ord - 1)}, has changed the thread since")
         if not claimed:
             self._check_policy(tx, busy=active is not None or pending > 1)
         run = replace(self.run, ord=next_ord - 1)
         if claimed:
             run = replace(run, status=RunStatus.RUNNING, attempt=1, started_at=self.now)
-        superseded = None if claimed or active is None else self._supersede(tx, RunId(active))
-        if superseded is not None and run.request.multitask_strategy is MultitaskStrategy.ROLLBACK:
-            run = replace(run, rollback_of=superseded)
+        if replaced is not None:
+            self._supersede(tx, replaced)
+            if run.request.multitask_strategy is MultitaskStrategy.ROLLBACK:
+                run = replace(run, rollback_of=replaced)
         tx.run(sql.INSERT_RUN, **run_params(run, worker=self.claim_for if claimed else None))
-        return Accepted(run=run, superseded=superseded)
+        return Accepted(run=run, superseded=replaced)
+
+    @property
+    def _supersedes(self) -> bool:
+        """Whether it asks the thread's active run to stop."""
+        return self.run.request.multitask_strategy in (MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK)
+
+    def _latest(self, tx: Transaction, before: int) -> str:
+        owner = self.run.owner
+        row = tx.one(
+            sql.RUNS_OF_THREAD,
+            tenant=owner.tenant,
+            owner=owner.user,
+            thread_id=self.run.thread_id,
+            before=before,
+            limit=1,
+        )
+        return "which is gone" if row is None else run_from(row).run_id
 
     def _known(self, tx: Transaction) -> Run | None:
         """The run that was stored under the key; None when there is no key, or it is new, and now taken."""
@@ -79,14 +100,43 @@ class Acceptance:
             return None
         return known_run(tx, owner, record)
 
-    def _check_at_once(self, tx: Transaction, limit: AppliedLimit) -> None:
-        """Count what is there, so that no counter can leak: a run whose worker died counts until it is reaped."""
-        rule, tenant = limit.limit, self.run.owner.tenant
-        (unfinished,) = tx.one(_UNFINISHED[rule.scope], tenant=tenant, subject=limit.subject) or (0,)
-        if unfinished >= rule.limit:
+    def _check_at_once(self, tx: Transaction, replaced: RunId | None) -> None:
+        """Count what is there, so that no counter can leak: a run whose worker died counts until it is reaped.
+
+        The run that this one replaces does not count.
+        """
+        if not self.at_once:
+            return
+        leaves = None if replaced is None else self._caller_of(tx, replaced)
+        statuses = [self._status(tx, one, leaves) for one in self.at_once]
+        full = next((status for status in statuses if status.remaining <= 0), None)
+        if full is not None:
             raise RateLimited(
-                f"the limit {rule.policy} is reached: {rule.limit} unfinished at once", retry_after=_LATER
+                f"the limit {full.policy} is reached: {full.limit} unfinished at once",
+                retry_after=_LATER,
+                rates=statuses,
             )
+
+    def _status(self, tx: Transaction, one: AppliedLimit, leaves: RateCaller | None) -> RateStatus:
+        rule = one.limit
+        (unfinished,) = tx.one(_UNFINISHED[rule.scope], tenant=self.run.owner.tenant, subject=one.subject) or (0,)
+        if leaves is not None and leaves.subject(rule.scope) == one.subject:
+            unfinished -= 1
+        remaining = max(0, rule.limit - unfinished)
+        return RateStatus(
+            policy=rule.policy,
+            limit=rule.limit,
+            window=_AT_ONCE,
+            remaining=remaining,
+            resets_in=_AT_ONCE if remaining else _LATER,
+        )
+
+    def _caller_of(self, tx: Transaction, run_id: RunId) -> RateCaller | None:
+        owner = self.run.owner
+        row = tx.one(sql.GET_RUN, tenant=owner.tenant, owner=owner.user, run_id=run_id)
+        if row is None:
+            return None
+        return RateCaller(tenant=owner.tenant, user=owner.user, key_id=run_from(row).key_id)
 
     def _enter_thread(self, tx: Transaction) -> tuple[int, str | None, int, str]:
         """Next ordinal, active run, pending runs (a new pending one included) and agent of the thread."""
@@ -119,9 +169,7 @@ class Acceptance:
         if own >= max(1, self.max_pending // 2):
             raise RateLimited("too many of your runs are waiting", retry_after=_LATER)
 
-    def _supersede(self, tx: Transaction, active: RunId) -> RunId | None:
-        if self.run.request.multitask_strategy not in (MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK):
-            return None
+    def _supersede(self, tx: Transaction, active: RunId) -> None:
         owner = self.run.owner
         tx.run(
             sql.REQUEST_CANCEL,
@@ -130,7 +178,6 @@ class Acceptance:
             run_id=active,
             reason=CancelReason.SUPERSEDED.value,
         )
-        return active
 
 
 def known_run(tx: Transaction, owner: Owner, record: IdempotencyRecord) -> Run | None:

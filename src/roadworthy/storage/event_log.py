@@ -125,7 +125,7 @@ class SqlEventLog:
         try:
             await self._flusher.flush(log)
             last = await self._last_durable(run.run_id, run.ord)
-        except BaseException:
+        except BaseException:  # cancelled too: the log must not stay taken
             log.writing = False
             self.let_go(log)
             raise

@@ -1,6 +1,6 @@
 """``ports.store.KeyStore`` over SQL. Called by ``http/auth.py`` through services, and by the CLI beside a server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from roadworthy.domain.audit import Actor
@@ -10,16 +10,23 @@ from roadworthy.domain.principal import ApiKey
 from roadworthy.ports.clock import Clock
 from roadworthy.storage import statements as sql
 from roadworthy.storage.audit import Note
+from roadworthy.storage.key_policies import hand_on
 from roadworthy.storage.rows import key_from, key_params, micros, micros_or_none
 from roadworthy.storage.transaction import Database, Row, Transaction
 
 
 class SqlKeyStore:
-    """Keys as rows; only digests are stored. ``clock`` dates what the audit log says about them."""
+    """Keys as rows; only digests are stored. ``clock`` dates what the audit log says about them.
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    ``limits_changed``: told when a replaced key has handed on its limits, for who keeps a tenant's in memory.
+    """
+
+    def __init__(
+        self, database: Database, clock: Clock, limits_changed: Callable[[TenantId], None] = lambda _tenant: None
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._limits_changed = limits_changed
 
     async def find(self, key_id: KeyId) -> ApiKey | None:
         """See the port."""
@@ -30,13 +37,7 @@ class SqlKeyStore:
         """See the port. In the audit log it is ``key.create``."""
         note = Note(actor, self._clock.now())
 
-        def unit(tx: Transaction) -> bool:
-            if not tx.run(sql.INSERT_KEY, **key_params(key)):
-                return False
-            note(tx, key.owner.tenant, "key.create", key.key_id, before=None, after=_document(key))
-            return True
-
-        return await self._database.write(unit)
+        return await self._database.write(lambda tx: _insert(tx, note, key))
 
     async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
         """See the port."""
@@ -61,26 +62,25 @@ class SqlKeyStore:
         ends when it would have ended anyway.
         """
         note = Note(actor, self._clock.now())
-        action = "key.rotate" if revoked_at is None else "key.revoke"
+        return await self._database.write(lambda tx: _end(tx, note, tenant, key_id, revoked_at, expires_at))
+
+    async def replace(self, tenant: TenantId, old: KeyId, new: ApiKey, actor: Actor, *, expires_at: datetime) -> bool:
+        """See the port. In the audit log the new key, the old one's end and each limit of the new key are changes."""
+        note = Note(actor, self._clock.now())
 
         def unit(tx: Transaction) -> bool:
-            before = tx.one(sql.FIND_KEY, key_id=key_id)
-            changed = tx.run(
-                sql.END_KEY,
-                tenant=tenant,
-                key_id=key_id,
-                revoke_at=micros_or_none(revoked_at),
-                expire_at=micros_or_none(expires_at),
-            )
-            after = tx.one(sql.FIND_KEY, key_id=key_id)
-            if not changed or before is None or after is None:
+            if not _insert(tx, note, new):
                 return False
-            if after != before:
-                was, ended = key_from(before), key_from(after)
-                note(tx, ended.owner.tenant, action, key_id, before=_document(was), after=_document(ended))
+            _end(tx, note, tenant, old, None, expires_at)
+            tx.run(sql.REPLACED_KEY, tenant=tenant, key_id=old, replaced_at=micros(note.at))
+            hand_on(tx, note, tenant, old, new.key_id)
             return True
 
-        return await self._database.write(unit)
+        try:
+            return await self._database.write(unit)
+        finally:
+            # Even when the caller was cancelled: the change may be stored all the same.
+            self._limits_changed(tenant)
 
     async def touch(self, tenant: TenantId, key_id: KeyId, moment: datetime) -> None:
         """See the port."""
@@ -91,6 +91,39 @@ class SqlKeyStore:
     async def any(self) -> bool:
         """See the port."""
         return await self._database.read(lambda tx: tx.one(sql.ANY_KEY)) is not None
+
+
+def _insert(tx: Transaction, note: Note, key: ApiKey) -> bool:
+    if not tx.run(sql.INSERT_KEY, **key_params(key)):
+        return False
+    note(tx, key.owner.tenant, "key.create", key.key_id, before=None, after=_document(key))
+    return True
+
+
+def _end(
+    tx: Transaction,
+    note: Note,
+    tenant: TenantId | None,
+    key_id: KeyId,
+    revoked_at: datetime | None,
+    expires_at: datetime | None,
+) -> bool:
+    before = tx.one(sql.FIND_KEY, key_id=key_id)
+    changed = tx.run(
+        sql.END_KEY,
+        tenant=tenant,
+        key_id=key_id,
+        revoke_at=micros_or_none(revoked_at),
+        expire_at=micros_or_none(expires_at),
+    )
+    after = tx.one(sql.FIND_KEY, key_id=key_id)
+    if not changed or before is None or after is None:
+        return False
+    if after != before:
+        was, ended = key_from(before), key_from(after)
+        action = "key.rotate" if revoked_at is None else "key.revoke"
+        note(tx, ended.owner.tenant, action, key_id, before=_document(was), after=_document(ended))
+    return True
 
 
 def _document(key: ApiKey) -> JsonObject:

@@ -68,8 +68,8 @@ class SqlLedger:
         await self._database.write(lambda tx: release(tx, run))
 
     async def settle_lost(self, run: Run) -> Sequence[ModelCall]:
-        """See the port. A lost call costs all that was reserved for it: how much it put out nobody knows. Nor when it
-        ended: its beginning stands for that.
+        """See the port. How much a lost call put out nobody knows, nor when it ended: the tokens and the cost are those
+        that were reserved for it, its beginning stands for its end.
         """
         return await self._database.write(lambda tx: lose_earlier(tx, run))
 

@@ -175,6 +175,7 @@ USAGE_OF_TENANT = (
     )
     .where(_counted)
     .group_by(sa.text("1, 2, 3, 4, 5"))
+    .limit(param("limit", INT))
 )
 USAGE_OF_USER = USAGE_OF_TENANT.where(_of_user)
 FIRST_OF_TENANT = sa.select(sa.func.min(model_calls.c.started_at)).where(_counted)

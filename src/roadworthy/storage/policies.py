@@ -1,7 +1,8 @@
 """``ports.policies.PolicyStore`` over SQL: the rate limits and budgets that operators set.
 
-Asked before every run, so a tenant's policies are kept for two seconds. Every change is one transaction with its entry
-in the audit log. Called by ``services`` (admission, budgets, limits), ``engine/spending.py`` and the CLI.
+Asked before every run, so a tenant's policies are kept for two seconds (``policy_cache.py``). Every change is one
+transaction with its entry in the audit log. Called by ``services`` (admission, budgets, limits), ``engine/spending.py``
+and the CLI.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from roadworthy.ports.clock import Clock
 from roadworthy.ports.policies import Policies
 from roadworthy.storage import policy_statements as sql
 from roadworthy.storage.audit import Note
+from roadworthy.storage.policy_cache import PolicyCache
 from roadworthy.storage.policy_rows import (
     budget_document,
     budget_from,
@@ -28,8 +30,6 @@ from roadworthy.storage.policy_rows import (
 from roadworthy.storage.rows import micros
 from roadworthy.storage.transaction import Database, Row, T, Transaction, Unit
 
-_CACHE_SIZE = 10_000
-
 
 class SqlPolicyStore:
     """``cache_for``: how long policies may be believed without asking the database; own changes are seen at once."""
@@ -37,27 +37,15 @@ class SqlPolicyStore:
     def __init__(self, database: Database, clock: Clock, *, cache_for: timedelta = timedelta(seconds=2)) -> None:
         self._database = database
         self._clock = clock
-        self._cache_for = cache_for.total_seconds()
-        self._cache: dict[TenantId, tuple[Policies, float]] = {}
-        self._changes = 0
+        self._cache = PolicyCache(database, clock, cache_for)
 
     async def of(self, tenant: TenantId) -> Policies:
         """See the port."""
-        now = self._clock.monotonic()
-        cached = self._cache.get(tenant)
-        if cached is not None and now - cached[1] < self._cache_for:
-            return cached[0]
-        changes = self._changes
-        budgets, rates = await self._database.read(
-            lambda tx: (tx.all(sql.BUDGETS_OF_TENANT, tenant=tenant), tx.all(sql.RATES_OF_TENANT, tenant=tenant))
-        )
-        policies = Policies(budgets=tuple(map(budget_from, budgets)), rates=tuple(map(rate_from, rates)))
-        # What was read beside a change may be older than it.
-        if changes == self._changes:
-            if len(self._cache) >= _CACHE_SIZE:
-                self._cache.clear()
-            self._cache[tenant] = (policies, now)
-        return policies
+        return await self._cache.of(tenant)
+
+    def forget(self, tenant: TenantId | None) -> None:
+        """Somebody else in this process has changed a tenant's policies (None: maybe any tenant's)."""
+        self._cache.forget(tenant)
 
     async def budgets(self, tenant: TenantId | None) -> Sequence[Budget]:
         """See the port."""
@@ -80,7 +68,7 @@ class SqlPolicyStore:
             note(tx, tenant, "budget.set", stored.budget_id, before=before, after=budget_document(stored))
             return stored
 
-        return await self._change(unit)
+        return await self._change(tenant, unit)
 
     async def remove_budget(self, tenant: TenantId | None, budget_id: BudgetId, actor: Actor) -> bool:
         """See the port."""
@@ -95,7 +83,7 @@ class SqlPolicyStore:
             note(tx, removed.tenant, "budget.remove", budget_id, before=budget_document(removed), after=None)
             return True
 
-        return await self._change(unit)
+        return await self._change(tenant, unit)
 
     async def top_up(self, tenant: TenantId, period: BudgetPeriod, nanos: int, actor: Actor) -> BudgetBalance | None:
         """See the port."""
@@ -125,7 +113,7 @@ class SqlPolicyStore:
             note(tx, tenant, "budget.top_up", budget_id, before=before, after=period_document(balance))
             return balance
 
-        return await self._change(unit)
+        return await self._change(tenant, unit)
 
     async def rates(self, tenant: TenantId | None) -> Sequence[RateLimit]:
         """See the port."""
@@ -146,7 +134,7 @@ class SqlPolicyStore:
             before = None if known is None else rate_document(rate_from(known))
             note(tx, tenant, "rate.set", rate.policy, before=before, after=rate_document(rate))
 
-        await self._change(unit)
+        await self._change(tenant, unit)
 
     async def remove_rate(
         self, tenant: TenantId, scope: RateScope, subject: str | None, kind: RateKind, actor: Actor
@@ -162,15 +150,14 @@ class SqlPolicyStore:
             note(tx, tenant, "rate.remove", removed.policy, before=rate_document(removed), after=None)
             return True
 
-        return await self._change(unit)
+        return await self._change(tenant, unit)
 
-    async def _change(self, unit: Unit[T]) -> T:
+    async def _change(self, tenant: TenantId | None, unit: Unit[T]) -> T:
         try:
             return await self._database.write(unit)
         finally:
             # Even when the caller was cancelled: the change may be stored all the same.
-            self._changes += 1
-            self._cache.clear()
+            self._cache.forget(tenant)
 
 
 def _present(row: Row | None) -> Row:

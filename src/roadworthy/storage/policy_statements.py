@@ -1,6 +1,6 @@
 """Statements over budgets, rate limits and the audit log. Written and compiled as those of ``statements.py`` are.
 
-Used by ``policies.py``, ``audit.py`` and, for limits of runs at once, ``accept.py``.
+Used by ``policies.py``, ``key_policies.py``, ``audit.py`` and, for limits of runs at once, ``accept.py``.
 """
 
 import sqlalchemy as sa
@@ -8,6 +8,8 @@ import sqlalchemy as sa
 # PostgreSQL's INSERT … ON CONFLICT; SQLAlchemy renders it for SQLite too.
 from sqlalchemy.dialects.postgresql import insert
 
+from roadworthy.domain.budget import BudgetScope
+from roadworthy.domain.rate_limit import RateScope
 from roadworthy.storage.parameters import INT, ZERO, param, values_of
 from roadworthy.storage.tables import audit, budget_periods, budgets, rate_limits, runs
 
@@ -16,6 +18,12 @@ from roadworthy.storage.tables import audit, budget_periods, budgets, rate_limit
 _budgets = sa.select(*budgets.c).order_by(budgets.c.tenant, budgets.c.scope, budgets.c.subject, budgets.c.time_window)
 ALL_BUDGETS = _budgets
 BUDGETS_OF_TENANT = _budgets.where(budgets.c.tenant == param("tenant"))
+SOME_BUDGETS_OF_TENANT = BUDGETS_OF_TENANT.limit(param("limit", INT))
+# Those that apply to a key: its own, and those that each key has.
+BUDGETS_OF_KEY = BUDGETS_OF_TENANT.where(
+    budgets.c.scope == sa.literal_column(f"'{BudgetScope.KEY.value}'"),
+    budgets.c.subject.in_([sa.literal_column("''"), param("key_id")]),
+)
 BUDGET_AT = sa.select(*budgets.c).where(
     budgets.c.tenant == param("tenant"),
     budgets.c.scope == param("scope"),
@@ -47,6 +55,9 @@ TOP_UP = _topped_up.on_conflict_do_update(
     set_={"topped_up_nanos": budget_periods.c.topped_up_nanos + _topped_up.excluded.topped_up_nanos},
 ).returning(budget_periods.c.spent_nanos, budget_periods.c.reserved_nanos, budget_periods.c.topped_up_nanos)
 
+# A period that begins with what another one has spent.
+INSERT_PERIOD = insert(budget_periods).values({**values_of(budget_periods), "reserved_nanos": ZERO})
+
 # --- rate limits -----------------------------------------------------------------------------------------------------
 
 _rates = sa.select(*rate_limits.c).order_by(
@@ -54,6 +65,10 @@ _rates = sa.select(*rate_limits.c).order_by(
 )
 ALL_RATES = _rates
 RATES_OF_TENANT = _rates.where(rate_limits.c.tenant == param("tenant"))
+SOME_RATES_OF_TENANT = RATES_OF_TENANT.limit(param("limit", INT))
+RATES_OF_KEY = RATES_OF_TENANT.where(
+    rate_limits.c.scope == sa.literal_column(f"'{RateScope.KEY.value}'"), rate_limits.c.subject == param("key_id")
+)
 _at = (
     (rate_limits.c.tenant == param("tenant"))
     & (rate_limits.c.scope == param("scope"))

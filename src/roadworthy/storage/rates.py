@@ -1,6 +1,6 @@
 """``ports.rate_limit.RateCounters`` in memory, with the ``limits`` library: what callers used in the last minute.
 
-Asked by ``services/admission.py`` before a run, told by ``engine/spending.py`` about tokens. Counters end with the
+Asked by ``services/admission.py`` before a run, told by ``engine/metering.py`` about tokens. Counters end with the
 process. Everything happens on the event loop without a pause in between, so no lock is needed.
 """
 

@@ -169,5 +169,5 @@ def _refusal(balances: Sequence[BudgetBalance], nanos: int) -> Occupied | Exhaus
 
 
 def _crossed(balance: BudgetBalance, added: int) -> bool:
-    soft = balance.period.budget.warns_at_nanos
+    soft = balance.warns_at_nanos
     return soft is not None and balance.spent_nanos - added < soft <= balance.spent_nanos

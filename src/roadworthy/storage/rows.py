@@ -167,12 +167,14 @@ def key_params(key: ApiKey) -> Mapping[str, Param]:
         "expires_at": micros_or_none(key.expires_at),
         "revoked_at": micros_or_none(key.revoked_at),
         "last_used_at": micros_or_none(key.last_used_at),
+        "replaced_at": micros_or_none(key.replaced_at),
     }
 
 
 def key_from(row: Row) -> ApiKey:
     """A key from all columns of its table."""
-    key_id, tenant, user, name, digest, scopes, agents, created_at, expires_at, revoked_at, last_used_at = row
+    key_id, tenant, user, name, digest, scopes, agents, created_at, *ends = row
+    expires_at, revoked_at, last_used_at, replaced_at = ends
     return ApiKey(
         key_id=KeyId(key_id),
         owner=Owner(tenant=TenantId(tenant), user=UserId(user)),
@@ -184,6 +186,7 @@ def key_from(row: Row) -> ApiKey:
         expires_at=moment_or_none(expires_at),
         revoked_at=moment_or_none(revoked_at),
         last_used_at=moment_or_none(last_used_at),
+        replaced_at=moment_or_none(replaced_at),
     )
 
 
@@ -271,6 +274,7 @@ def reservation_params(run: Run, reservation: Reservation, periods: Sequence[Per
         "provider": reservation.provider,
         "model": reservation.model,
         "input_tokens": reservation.input_tokens,
+        "output_tokens": reservation.output_tokens,
         "nanos": reservation.nanos,
         "periods": json_text.dumps(periods),
         "started_at": micros(reservation.started_at),
@@ -286,7 +290,7 @@ def held_from(row: Row) -> tuple[int, Sequence[PeriodKey]]:
 def lost_from(row: Row) -> LostCall:
     """What a reservation, given by all columns of its table, leaves behind when its worker dies."""
     run_id, call_id, tenant, owner, key_id, thread_id, agent, attempt, *call, nanos, periods, started_at = row
-    node, provider, model, input_tokens = call
+    node, provider, model, input_tokens, output_tokens = call
     _nanos, keys = held_from((nanos, periods))
     return LostCall(
         origin={
@@ -303,7 +307,7 @@ def lost_from(row: Row) -> LostCall:
             node=node,
             provider=provider,
             model=model,
-            tokens=Tokens(input=input_tokens),
+            tokens=Tokens(input=input_tokens, output=output_tokens),
             estimated=True,
             outcome="lost",
             cost_nanos=nanos,

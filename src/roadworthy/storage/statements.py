@@ -283,6 +283,11 @@ END_KEY = (
         ),
     )
 )
+REPLACED_KEY = (
+    sa.update(api_keys)
+    .where(api_keys.c.tenant == param("tenant"), api_keys.c.key_id == param("key_id"))
+    .values(replaced_at=sa.func.coalesce(api_keys.c.replaced_at, param("replaced_at", INT)))
+)
 TOUCH_KEY = (
     sa.update(api_keys)
     .where(

@@ -141,6 +141,7 @@ api_keys = sa.Table(
     sa.Column("expires_at", _MOMENT),
     sa.Column("revoked_at", _MOMENT),
     sa.Column("last_used_at", _MOMENT),
+    sa.Column("replaced_at", _MOMENT),
 )
 
 # Keyed by the run's ``seq``: the key's index stays small and dense, so that a flush of many runs' events touches few
@@ -188,6 +189,7 @@ model_calls = sa.Table(
     sa.Column("finished_at", _MOMENT, nullable=False),
     sa.Index("model_calls_of_owner", "tenant", "owner", "started_at"),
     sa.Index("model_calls_of_tenant", "tenant", "started_at"),
+    sa.Index("model_calls_of_key", "tenant", "key_id", "started_at"),
 )
 
 # ``subject`` is empty for a budget that each subject has of its own.
@@ -236,6 +238,7 @@ reservations = sa.Table(
     sa.Column("provider", sa.Text, nullable=False),
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("output_tokens", sa.BigInteger, nullable=False),
     sa.Column("nanos", sa.BigInteger, nullable=False),
     sa.Column("periods", sa.Text, nullable=False),
     sa.Column("started_at", _MOMENT, nullable=False),

@@ -10,6 +10,7 @@ from datetime import date, datetime, time, timedelta
 from typing import TypeAlias
 from zoneinfo import ZoneInfo
 
+from roadworthy.domain.errors import InvalidRequest
 from roadworthy.domain.ids import TenantId
 from roadworthy.domain.usage import Tokens, Usage
 from roadworthy.ports.ledger import UsageGroup, UsageQuery, UsageRow
@@ -38,17 +39,30 @@ class UsageSums:
         self._groups: dict[tuple[_Value, ...], UsageRow] = {}
 
     def add(self, tx: Transaction, tenant: TenantId) -> None:
-        """Add the calls of one tenant."""
+        """Add the calls of one tenant.
+
+        Raises:
+            InvalidRequest: there are more groups than the query allows.
+        """
         by = self._query.by
         flags = {f"by_{group.value}": int(group in by) for group in _COLUMNS}
         statement = sql.USAGE_OF_TENANT if self._query.user is None else sql.USAGE_OF_USER
         for span in self._spans(tx, tenant):
-            for row in tx.all(statement, **self._whose(tenant), **flags, since=span.since, until=span.until):
+            params = {**self._whose(tenant), **flags, "since": span.since, "until": span.until}
+            for row in tx.all(statement, **params, limit=self._query.most_groups + 1):
                 self._count(_group(by, tenant, span.day, row), row)
+            self._check_size()
 
     def rows(self) -> Sequence[UsageRow]:
         """The groups in order; a missing value comes first."""
         return [self._groups[group] for group in sorted(self._groups, key=_order)]
+
+    def _check_size(self) -> None:
+        most = self._query.most_groups
+        if len(self._groups) > most:
+            raise InvalidRequest(
+                f"these are more than {most} groups: ask for less time, one user, or fewer groups", field="by"
+            )
 
     def _whose(self, tenant: TenantId) -> Mapping[str, Param]:
         user = self._query.user

@@ -11,6 +11,7 @@ from datetime import datetime
 
 import structlog
 
+from roadworthy.domain.errors import BudgetExceeded, LimitReached
 from roadworthy.domain.json import JsonValue
 from roadworthy.domain.money import usd
 from roadworthy.domain.run import Run, RunStatus
@@ -33,7 +34,15 @@ class RunLog:
         write("run_finished", **outcome(run))
 
     def attempt_failed(self, run: Run, error: BaseException) -> None:
-        """Write ``attempt_failed`` with the traceback; texts of the run's own request are masked in it."""
+        """Write ``attempt_failed`` with the traceback; texts of the run's own request are masked in it.
+
+        A limit that was reached is no failure: ``attempt_stopped`` says which one.
+        """
+        if isinstance(error, BudgetExceeded | LimitReached):
+            self._run_log.info(
+                "attempt_stopped", **_who(run), attempt=run.attempt, code=error.code, reason=error.message
+            )
+            return
         known = [*texts_in(run.request.payload), *texts_in(run.request.context)]
         self._run_log.error(
             "attempt_failed",
@@ -44,8 +53,9 @@ class RunLog:
         )
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
-        """Write ``event`` as it is."""
-        self._worker_log.info(event, **fields)
+        """Write ``event`` as it is. Money that runs out is the operator's business."""
+        log = self._worker_log.warning if event == "budget_soft_limit" else self._worker_log.info
+        log(event, **fields)
 
 
 def outcome(run: Run) -> dict[str, JsonValue]:

@@ -109,6 +109,7 @@ class Till:
                 meter.record(call)
             await meter.flush()
             await meter.release()
+            spending.close()
         return played
 
     def meter(self, run: Run, group: asyncio.TaskGroup, spending: AttemptSpending) -> Meter:

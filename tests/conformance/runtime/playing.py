@@ -194,6 +194,7 @@ class Bench:
     store_scope: StoreScope = "user"
     extra_types: Sequence[str] = ()
     store: StoreConfig | None = None
+    waiting_threads: int = 8
 
     @asynccontextmanager
     async def serve(self, *graphs: object, **named: object) -> AsyncGenerator[LangGraphRuntime]:
@@ -211,6 +212,7 @@ class Bench:
             extra_types=self.extra_types,
             store_index=self.store,
             clock=SystemClock(),
+            waiting_threads=self.waiting_threads,
         ) as runtime:
             yield runtime
 

@@ -10,7 +10,8 @@ from typing import Any
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware, ModelRetryMiddleware
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -122,6 +123,23 @@ def batching_node(model: CountingModel) -> Compiled:
     return one_node(node)
 
 
+def sync_batch_in_an_async_node(model: CountingModel) -> Compiled:
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [model.batch([state["messages"]] * 4)[-1]]}
+
+    return one_node(node)
+
+
+def loops_in_threads_of_an_async_node(model: CountingModel) -> Compiled:
+    def ask(_: object) -> AIMessage:
+        return asyncio.run(model.ainvoke("go"))
+
+    async def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [RunnableLambda(ask).batch([None] * 4)[-1]]}
+
+    return one_node(node)
+
+
 def retrying(model: CountingModel) -> Compiled:
     @tool
     async def work() -> str:
@@ -164,6 +182,8 @@ GRAPHS = (
     sync_streaming_node,
     loop_in_a_sync_tool,
     batching_node,
+    sync_batch_in_an_async_node,
+    loops_in_threads_of_an_async_node,
     retrying,
     falling_back,
     swallowing_tool,

@@ -196,16 +196,35 @@ async def test_a_cache_of_the_user_s_own_goes_on_working_and_costs_nothing(bench
     set_llm_cache(own)
     model = numbered()
     async with bench.serve(remembering(model, [])) as runtime:
-        assert isinstance(get_llm_cache(), JournalCache)
         first, second = [
             await play(runtime, a_run(runtime.message_input(AGENT, "Same."), thread=thread)) for thread in ("a", "b")
         ]
+        assert isinstance(get_llm_cache(), JournalCache)
     assert get_llm_cache() is own
     assert first.completed.response == second.completed.response == "#1 said"
     (paid,), (free,) = first.of(ModelCall), second.of(ModelCall)
     assert paid.tokens.output > 0
     assert (free.tokens, free.estimated, free.outcome, free.journalled) == (Tokens(), False, "complete", True)
     assert second.of(ModelReplayed) == []
+    assert model.billed == [1]
+
+
+async def test_langchain_is_asked_for_a_cache_only_while_there_is_something_to_give(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = numbered(), list[object]()
+
+    async def node(_: MessagesState) -> MessagesState:
+        seen.append(get_llm_cache())
+        return {"messages": [await model.ainvoke("x")]}
+
+    async with bench.serve(graph_of(node)) as runtime:
+        run = a_run(runtime.message_input(AGENT, "Go."), thread="a")
+        with dies_after(runtime, None, monkeypatch, responses=1):
+            await play(runtime, run)
+        await play(runtime, retried(run))
+        assert get_llm_cache() is None
+    assert [type(one) for one in seen] == [type(None), JournalCache]
     assert model.billed == [1]
 
 
@@ -222,7 +241,7 @@ async def test_a_cache_that_is_set_meanwhile_is_put_behind_the_journal_by_the_ne
 
     async with bench.serve(graph_of(node)) as runtime:
         first = await play(runtime, a_run(runtime.message_input(AGENT, "Go."), thread="a"))
-        assert [call.journalled for call in first.of(ModelCall)] == [False]
+        assert [call.journalled for call in first.of(ModelCall)] == [True]
         own.clear()
         run = a_run(runtime.message_input(AGENT, "Go."), thread="b")
         with dies_after(runtime, None, monkeypatch, responses=1):

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ from roadworthy.domain.ids import AgentName
 from roadworthy.domain.review import RunAgain
 from roadworthy.domain.run import InputKind, Interrupt
 from roadworthy.domain.usage import ModelCall
-from roadworthy.ports.runtime import AgentRuntime, Completed, Drained, Paused, PlannedCall, Progress
+from roadworthy.ports.runtime import PATIENCE, AgentRuntime, Completed, Drained, Paused, PlannedCall, Progress
 from roadworthy.runtimes.scripted import Begun, Fail, Gate, ScriptedRuntime, says
 from tests.conformance.runtime.playing import (
     BOUND,
@@ -260,12 +261,19 @@ class Refusing:
     def __init__(self) -> None:
         self.asked: list[PlannedCall] = []
 
-    async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
+    @property
+    def applies(self) -> bool:
+        return True
+
+    async def budgets_fit(self) -> bool:
+        return True
+
+    async def reserve(self, call: PlannedCall, *, patience: timedelta | None = PATIENCE) -> None:
         self.asked.append(call)
         raise BudgetExceeded("nothing is left")
 
-    def refusal(self) -> BudgetExceeded | None:
-        return None
+    def admit(self, call: PlannedCall) -> bool:
+        raise AssertionError("nobody is in a hurry")
 
     def ended(self, call: ModelCall) -> None:
         raise AssertionError("no call was made")
@@ -279,6 +287,28 @@ async def test_a_call_for_which_there_is_no_money_is_not_made(subject: Subject) 
     assert len(spending.asked) == 1
     assert played.of(ModelCall) == []
     assert played.open_calls == ()
+
+
+class Unlimited(Refusing):
+    """A Spending without a budget."""
+
+    @property
+    def applies(self) -> bool:
+        return False
+
+    async def budgets_fit(self) -> bool:
+        return False
+
+
+async def test_without_a_budget_nothing_is_reserved(subject: Subject) -> None:
+    subject.does("hang")
+    spending = Unlimited()
+    prepared_run = prepared(subject.runtime, message(subject), spending=spending)
+    async with asyncio.timeout(BOUND), prepared_run as execution, aclosing(execution.events()) as events:
+        async for event in events:
+            if isinstance(event, ContentDelta):
+                break
+    assert spending.asked == []
 
 
 async def test_a_runtime_says_when_it_is_ready(subject: Subject) -> None:

@@ -5,6 +5,7 @@ after a top-up.
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from langgraph.graph import MessagesState
 
 from roadworthy.domain.errors import BudgetExceeded, PriceUnknown, StorageUnavailable
 from roadworthy.domain.usage import ModelCall
-from roadworthy.ports.runtime import Completed, PlannedCall
+from roadworthy.ports.runtime import PATIENCE, Completed, PlannedCall
 from tests.conformance.runtime.paying import CountingModel, open_till
 from tests.conformance.runtime.playing import AGENT, BOUND, Bench, Compiled, a_run, play, prepared, ref_of
 from tests.conformance.runtime.spenders import GRAPHS, THE_END, one_node, speaking
@@ -157,15 +158,22 @@ class Endless:
         self.asked = asyncio.Event()
         self.gave_up = asyncio.Event()
 
-    async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
+    @property
+    def applies(self) -> bool:
+        return True
+
+    async def budgets_fit(self) -> bool:
+        return True
+
+    async def reserve(self, call: PlannedCall, *, patience: timedelta | None = PATIENCE) -> None:
         self.asked.set()
         try:
             await asyncio.Event().wait()
         finally:
             self.gave_up.set()
 
-    def refusal(self) -> BudgetExceeded | None:
-        return None
+    def admit(self, call: PlannedCall) -> bool:
+        return False
 
     def ended(self, call: ModelCall) -> None:
         raise AssertionError("no call was made")
@@ -217,7 +225,7 @@ async def test_a_call_that_waits_for_money_ends_with_its_run(
 
 async def test_a_ledger_that_does_not_answer_ends_the_run_without_a_call(bench: Bench) -> None:
     class Away(Endless):
-        async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
+        async def reserve(self, call: PlannedCall, *, patience: timedelta | None = PATIENCE) -> None:
             raise StorageUnavailable("the database is locked")
 
     model = speaking()
@@ -232,7 +240,7 @@ async def test_a_gate_in_a_thread_lets_the_engines_loop_go_on(bench: Bench) -> N
     seen: set[int] = set()
 
     class Witnessing(Endless):
-        async def reserve(self, call: PlannedCall, *, patient: bool = True) -> None:
+        async def reserve(self, call: PlannedCall, *, patience: timedelta | None = PATIENCE) -> None:
             seen.add(threading.get_ident())
 
         def ended(self, call: ModelCall) -> None:

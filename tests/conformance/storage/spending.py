@@ -99,6 +99,7 @@ def reservation(name: str = "call", nanos: int = 10, *, at: datetime = NOON) -> 
         provider="anthropic",
         model="some-model",
         input_tokens=7,
+        output_tokens=20,
         nanos=nanos,
         started_at=at,
     )

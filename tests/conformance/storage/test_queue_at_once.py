@@ -54,6 +54,8 @@ async def test_waiting_and_running_runs_count_until_the_limit(queue: RunQueue, t
     assert refused.value.retry_after == timedelta(seconds=5)
     assert "runs-per-user" in refused.value.message
     assert not any(name in refused.value.message for name in (ALICE.user, ALICE.tenant))
+    (status,) = refused.value.rates
+    assert (status.policy, status.limit, status.remaining, status.window) == ("runs-per-user", 2, 0, timedelta(0))
     with pytest.raises(NotFound):
         await threads.get(ThreadRef(owner=ALICE, thread_id=ThreadId("refused")))
 
@@ -61,11 +63,34 @@ async def test_waiting_and_running_runs_count_until_the_limit(queue: RunQueue, t
 @pytest.mark.parametrize("strategy", MultitaskStrategy)
 async def test_the_limit_comes_before_what_the_thread_would_do(queue: RunQueue, strategy: MultitaskStrategy) -> None:
     active = (await accept(queue)).run
-    await accept(queue)
+    for thread in ("thread", "another"):
+        await accept(queue, thread=thread, limits=())
     with pytest.raises(RateLimited):
         await accept(queue, strategy=strategy)
     assert await queue.cancel_requests("worker") == []
     assert await queue.finish(lease_of(active), RunStatus.SUCCESS, RunResult(), events=()) is not None
+
+
+@pytest.mark.parametrize("strategy", [MultitaskStrategy.INTERRUPT, MultitaskStrategy.ROLLBACK])
+async def test_the_run_that_is_replaced_does_not_count(queue: RunQueue, strategy: MultitaskStrategy) -> None:
+    limits = [*at_once(RateScope.USER, ALICE.user, 1), *at_once(RateScope.KEY, KEY, 1)]
+    first = (await accept(queue, limits=limits, key_id=KEY)).run
+    assert (await accept(queue, limits=limits, key_id=KEY, strategy=strategy)).superseded == first.run_id
+    # The one that waits for the thread now counts: it is not under way.
+    with pytest.raises(RateLimited):
+        await accept(queue, limits=limits, key_id=KEY, strategy=strategy)
+    # Nor does one on another thread make room.
+    with pytest.raises(RateLimited):
+        await accept(queue, thread="other", limits=limits, key_id=KEY, strategy=strategy)
+
+
+async def test_a_replaced_run_makes_room_only_where_it_counted(queue: RunQueue) -> None:
+    await accept(queue, limits=(), key_id=OTHER_KEY)
+    await accept(queue, thread="busy", limits=(), key_id=KEY)
+    limits = at_once(RateScope.KEY, KEY, 1)
+    with pytest.raises(RateLimited):
+        await accept(queue, limits=limits, key_id=KEY, strategy=MultitaskStrategy.INTERRUPT)
+    assert await queue.cancel_requests("worker") == []
 
 
 async def test_another_user_and_another_tenant_have_their_own(queue: RunQueue) -> None:
@@ -98,8 +123,12 @@ async def test_a_key_s_limit_counts_all_users_it_speaks_for(queue: RunQueue) -> 
 async def test_of_several_limits_each_holds(queue: RunQueue) -> None:
     limits = [*at_once(RateScope.USER, ALICE.user, 9), *at_once(RateScope.TENANT, ALICE.tenant, 1)]
     await accept(queue, limits=limits)
-    with pytest.raises(RateLimited, match="runs-per-tenant"):
+    with pytest.raises(RateLimited, match="runs-per-tenant") as refused:
         await accept(queue, thread="another", limits=limits)
+    assert [(one.policy, one.remaining) for one in refused.value.rates] == [
+        ("runs-per-user", 8),
+        ("runs-per-tenant", 0),
+    ]
 
 
 @pytest.mark.parametrize("scope", [RateScope.USER, RateScope.TENANT])

@@ -159,7 +159,7 @@ async def test_calls_of_a_dead_attempt_are_recorded_as_lost_and_charged_once(
     (lost,) = await ledger.settle_lost(again)
     assert lost == replace(
         call("lost", 30),
-        tokens=Tokens(input=7),
+        tokens=Tokens(input=7, output=20),
         estimated=True,
         outcome="lost",
         price_version="reservation",
@@ -216,6 +216,22 @@ async def test_the_sweep_settles_what_nobody_executes_any_more(
     (balance,) = await ledger.balances(ALICE.tenant, [today])
     assert sums(balance) == (10, 150)
     assert [(one.call_id, one.outcome) for one in await ledger.of_run(ALICE, run.run_id)] == [("old", "lost")]
+
+
+async def test_a_warning_comes_again_after_a_top_up(
+    database: Database, clock: TickingClock, queue: RunQueue, ledger: Ledger
+) -> None:
+    daily = budget(limit=100)
+    await stored(database, daily)
+    run = await claimed(queue)
+    today = period(daily, run)
+
+    async def crossed(name: str, cost: int) -> bool:
+        return bool(await ledger.append(run, [call(name, cost)], {name: [today]}))
+
+    assert [await crossed("a", 79), await crossed("b", 1), await crossed("c", 20)] == [False, True, False]
+    await SqlPolicyStore(database, clock).top_up(ALICE.tenant, today, 100, OPERATOR)
+    assert [await crossed("d", 59), await crossed("e", 1), await crossed("f", 1)] == [False, True, False]
 
 
 async def test_a_sweep_takes_a_hundred_at_once(database: Database, queue: RunQueue, ledger: Ledger) -> None:

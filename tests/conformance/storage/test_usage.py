@@ -139,6 +139,7 @@ async def test_days_without_calls_cost_nothing_however_long_the_time_asked_for(l
     [
         ("Europe/Berlin", date(2030, 3, 31), 23),
         ("Europe/Berlin", date(2030, 10, 27), 25),
+        ("Atlantic/Azores", date(2030, 10, 27), 25),  # midnight comes twice
         ("Asia/Kolkata", date(2030, 10, 27), 24),
         ("Australia/Lord_Howe", date(2030, 4, 7), 24.5),  # the clock changes by half an hour
         ("Africa/Cairo", date(2030, 4, 26), 23),  # there is no midnight: it is one o'clock at once

@@ -109,7 +109,7 @@ class FailingQueue(SqlRunQueue):
 
 
 class FailingLedger(SqlLedger):
-    """``before_…``: met before the call reaches the database. ``asked``: calls to be appended; ``refused``: how often
+    """``before_…`` and ``after_…``: as in FailingQueue. ``asked``: calls to be appended; ``refused``: how often
     money was occupied or spent; ``releases``: runs of which something was released.
     """
 
@@ -117,6 +117,7 @@ class FailingLedger(SqlLedger):
         super().__init__(database)
         self.before_append: list[Obstacle] = []
         self.before_reserve: list[Obstacle] = []
+        self.after_reserve: list[Obstacle] = []
         self.before_release: list[Obstacle] = []
         self.before_sweep: list[Obstacle] = []
         self.asked: list[str] = []
@@ -140,6 +141,7 @@ class FailingLedger(SqlLedger):
         answer = await super().reserve(run, reservation, periods)
         if not isinstance(answer, Held):
             self.refused.append(answer)
+        await _meet(self.after_reserve)
         return answer
 
     async def release(self, run: Run) -> None:

@@ -15,6 +15,7 @@ from roadworthy.domain.run import Run, RunStatus
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.runtime import Completed, Progress
 from roadworthy.runtimes.scripted import Begun, Gate, Script, ScriptedRuntime
+from tests.integration.engine.failing import Pause
 from tests.integration.engine.stage import (
     ANN,
     FakeClock,
@@ -24,7 +25,6 @@ from tests.integration.engine.stage import (
     fresh,
     open_stage,
     owner,
-    turns,
     until,
 )
 from tests.support.money import a_budget
@@ -122,6 +122,7 @@ async def hold_everything(stage: Stage, budget: Budget) -> Run:
         provider="p",
         model="m",
         input_tokens=1,
+        output_tokens=1,
         nanos=budget.limit_nanos or 0,
         started_at=stage.clock.now(),
     )
@@ -246,21 +247,22 @@ async def test_a_call_whose_worker_died_is_paid_for_when_the_run_ends_without_an
         assert ended.result.usage.cost_nanos == COST
 
 
-async def test_a_release_that_fails_does_not_hold_up_the_runs_end(database_file: Path) -> None:
+async def test_money_held_for_a_call_that_never_began_is_free_at_the_runs_end_and_nothing_is_billed(
+    database_file: Path,
+) -> None:
     async with open_stage(database_file) as stage:
-        budget = await allow(stage, 10 * COST)
-        holder = await hold_everything(stage, budget)
+        budget, reserved = await allow(stage, 10 * COST), Pause()
+        stage.ledger.after_reserve.append(reserved)
         stage.ledger.before_release.append(StorageUnavailable("locked"))
         stage.runtime.script(calling("a"))
         run = await stage.submit(stage.run())
-        await until(lambda: bool(stage.ledger.refused))
+        await reserved.reached.wait()
         await stage.runs.cancel(caller(), run.run_id)
         assert (await stage.end(run)).status is RunStatus.CANCELLED
-        await until(lambda: stage.ledger.releases == [run.run_id])
-        await turns()
-        await stage.ledger.release(holder)
-        assert await stage.ledger.sweep(stage.clock.now() + timedelta(hours=1)) == 0
-        assert (await balance(stage, budget)).reserved_nanos == 0
+        assert stage.ledger.releases == [run.run_id] * 2
+        assert await stage.calls(run) == []
+        standing = await balance(stage, budget)
+        assert (standing.spent_nanos, standing.reserved_nanos) == (0, 0)
 
 
 async def test_what_others_of_the_tenant_spend_counts_for_the_tenant_and_not_for_the_user(

@@ -8,7 +8,7 @@ import pytest
 
 from roadworthy.domain.errors import Draining, NotFound
 from roadworthy.domain.event import AttemptStarted, ContentDelta, RunEnded
-from roadworthy.domain.run import Run, RunStatus
+from roadworthy.domain.run import CancelReason, Run, RunStatus
 from roadworthy.ports.runtime import Completed, Progress
 from roadworthy.runtimes.scripted import Begun, Gate, Script, ScriptedRuntime
 from tests.integration.engine.failing import Pause
@@ -251,3 +251,25 @@ async def test_many_runs_are_all_given_back(database_file: Path) -> None:
         assert {row.losses for row in rows} == {0}
     async with open_stage(database_file, slots=5, runtime=runtime) as stage:
         assert {run.status for run in await stage.ends(runs)} == {RunStatus.SUCCESS}
+
+
+async def test_a_run_that_is_cancelled_before_its_next_attempt_says_what_the_earlier_one_cost(
+    database_file: Path,
+) -> None:
+    steps: Script = (ContentDelta(message_id="m", text="one"), call("a"), call("b"), Gate(name="step"), Progress())
+    runtime = ScriptedRuntime(default=(*steps, DONE))
+    async with open_stage(database_file, runtime=runtime) as stage:
+        run = await under_way(stage, stage.run())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stage.worker.drain())
+            await turns()
+            runtime.gate("step").set()
+        ended = await stage.worker.stop(await stage.row(run), CancelReason.REQUESTED)
+        assert ended.status is RunStatus.CANCELLED
+        usage = ended.result.usage
+        calls = await stage.ledger.of_run(run.owner, run.run_id)
+        assert (usage.model_calls, usage.cost_nanos) == (2, sum(one.cost_nanos or 0 for one in calls))
+        assert usage.cost_nanos > 0
+        assert not usage.estimated
+        assert ended.result.error is not None
+        assert ended.result.error.message == "the run was cancelled before it went on"

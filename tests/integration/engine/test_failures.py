@@ -1,10 +1,14 @@
 """Failures around an attempt: whatever breaks, the run ends once, its readers hear of it, and the worker lives."""
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from roadworthy.domain.audit import Actor
 from roadworthy.domain.errors import (
     LimitReached,
     ProviderUnavailable,
@@ -14,11 +18,12 @@ from roadworthy.domain.errors import (
 )
 from roadworthy.domain.event import AttemptStarted, ContentDelta, CustomData, Event, RunEnded
 from roadworthy.domain.run import Run, RunStatus
-from roadworthy.ports.runtime import Completed, Drained, Progress
-from roadworthy.runtimes.scripted import Fail, Gate, Script, ScriptedRuntime, says
+from roadworthy.ports.runtime import Caps, Completed, Drained, Execution, PlannedCall, Progress, Spending
+from roadworthy.runtimes.scripted import Begun, Fail, Gate, Script, ScriptedRuntime, says
 from tests.integration.engine.failing import Pause
-from tests.integration.engine.stage import Stage, call, open_stage, turns, until
+from tests.integration.engine.stage import ANN, Stage, Witness, call, open_stage, turns, until
 from tests.integration.engine.stubborn import UnopenableRuntime
+from tests.support.money import a_budget
 
 DONE = Completed(response="done", output=None, structured_response=None)
 LOCKED = StorageUnavailable("the database is locked")
@@ -142,6 +147,50 @@ async def test_a_result_that_cannot_be_stored_ends_its_run_as_an_internal_error(
 
 class _Unstorable:
     pass
+
+
+async def test_a_run_that_is_given_up_frees_what_it_held_and_pays_for_what_was_under_way(database_file: Path) -> None:
+    runtime = WastefulRuntime()
+    runtime.script((Begun(call=call("paid")), Fail(error=LimitReached("too many steps"))))
+    async with open_stage(database_file, runtime=runtime, witness=Broken(bugs=1)) as stage:
+        budget = await stage.policies.set_budget(ANN.tenant, a_budget(1000), Actor(name="test"))
+        run = await stage.submit(stage.run())
+        assert outcome(await stage.end(run)) == (RunStatus.ERROR, "internal")
+        await until(lambda: stage.ledger.releases == [run.run_id])
+        await still_serves(stage)
+        calls = await stage.ledger.of_run(run.owner, run.run_id)
+        assert [(one.call_id, one.cost_nanos) for one in calls] == [("paid", 11)]
+        (balance,) = await stage.ledger.balances(ANN.tenant, [budget.period_of(ANN.tenant, stage.clock.now())])
+        assert (balance.spent_nanos, balance.reserved_nanos) == (11, 0)
+
+
+class WastefulRuntime(ScriptedRuntime):
+    """Reserves money for a call that it never makes, in each run of a script."""
+
+    @asynccontextmanager
+    async def execution(
+        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+    ) -> AsyncGenerator[Execution]:
+        """See the port."""
+        if spending is not None and run.thread_id == "thread":
+            call = PlannedCall(call_id="x", node="", provider="", model="", input_tokens=1, max_output_tokens=1)
+            await spending.reserve(call)
+        async with super().execution(run, caps=caps, first_on_thread=first_on_thread, spending=spending) as execution:
+            yield execution
+
+
+@dataclass
+class Broken(Witness):
+    """A Telemetry with a number of bugs."""
+
+    bugs: int = 0
+
+    def attempt_failed(self, run: Run, error: BaseException) -> None:
+        """See the port."""
+        super().attempt_failed(run, error)
+        if self.bugs:
+            self.bugs -= 1
+            raise ValueError("a bug")
 
 
 async def test_a_run_that_cannot_even_be_given_up_does_not_take_the_worker_with_it(database_file: Path) -> None:

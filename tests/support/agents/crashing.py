@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from roadworthy.runtimes.langgraph import checkpoints, journal, tool_journal
-from roadworthy.storage import queue
+from roadworthy.storage import ledger, queue
 from tests.support.agents.claude import graph
 from tests.support.agents.questions import graph as questions
 
@@ -43,6 +43,22 @@ def before(call: Call) -> Call:
     return dying
 
 
+def _nothing(tx: object) -> None:
+    del tx
+
+
+def before_but_written(call: Call) -> Call:
+    """Die instead of the call of a store, when everything that its database was asked for earlier is on disk."""
+    dying = before(call)
+
+    @functools.wraps(call)
+    async def waiting(store: Any, *args: Any, **kwargs: Any) -> Any:
+        await store._database.write(_nothing)
+        return await dying(store, *args, **kwargs)
+
+    return waiting
+
+
 def after(call: Call) -> Call:
     """Die when the call has done its work."""
 
@@ -58,8 +74,13 @@ def after(call: Call) -> Call:
 POINTS: dict[str, tuple[type, str, Callable[[Call], Call]]] = {
     "before-accept": (queue.SqlRunQueue, "accept", before),
     "after-accept": (queue.SqlRunQueue, "accept", after),
-    "before-finish": (queue.SqlRunQueue, "finish", before),
+    "before-finish": (queue.SqlRunQueue, "finish", before_but_written),
     "after-finish": (queue.SqlRunQueue, "finish", after),
+    "before-reserve": (ledger.SqlLedger, "reserve", before),
+    "after-reserve": (ledger.SqlLedger, "reserve", after),
+    "before-append": (ledger.SqlLedger, "append", before),
+    "after-append": (ledger.SqlLedger, "append", after),
+    "after-settle-lost": (ledger.SqlLedger, "settle_lost", after),
     "before-checkpoint": (checkpoints.FencedSqliteSaver, "aput", before),
     "after-checkpoint": (checkpoints.FencedSqliteSaver, "aput", after),
     "before-response": (journal.AttemptJournal, "keep", before),

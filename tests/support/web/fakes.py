@@ -42,6 +42,7 @@ from roadworthy.services.runs import CreateRun, Runs
 from roadworthy.services.streams import Streams
 from roadworthy.services.threads import Threads, ThreadView
 from tests.support.web.money_fakes import FakeUsage, NoAudit, NoBudgets, NoLimits
+from tests.support.web.user_fakes import NoUserErasures, NoUserExports
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ALICE = Owner(tenant=TenantId("default"), user=UserId("alice"))
@@ -369,6 +370,8 @@ class Fakes:
             runs=self.runs,
             streams=FakeStreams(self.runs),
             threads=self.threads,
+            user_exports=NoUserExports(),
+            user_erasures=NoUserErasures(),
             keys=keys,
             identity=Identity(keys, None),
             agents=FakeAgents(),

@@ -96,6 +96,19 @@ async def test_a_model_is_judged_by_a_table_when_the_provider_does_not_answer(mo
     assert "retired" in finding.detail or "did you mean" in finding.detail
 
 
+def test_a_price_file_is_read(tmp_path: Path) -> None:
+    assert list(checks.check_prices(Settings())) == []
+    file = tmp_path / "prices.toml"
+    (missing,) = checks.check_prices(Settings(price_file=file))
+    file.write_text('["openai:mine"]\ninput = 1\n')
+    (wrong,) = checks.check_prices(Settings(price_file=file))
+    file.write_text('["openai:mine"]\ninput = 1\noutput = 2\n')
+    (well,) = checks.check_prices(Settings(price_file=file))
+    assert [finding.verdict for finding in (missing, wrong, well)] == [Verdict.FAIL, Verdict.FAIL, Verdict.OK]
+    assert str(file) in missing.detail
+    assert "output" in wrong.detail
+
+
 async def test_a_provider_is_looked_at_only_when_tokens_are_accepted() -> None:
     assert await checks.check_tokens(Settings()) == []
     settings = Settings(jwt_issuer="http://login.example.org", jwt_audience="us", auth=False)

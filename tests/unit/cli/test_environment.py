@@ -127,3 +127,32 @@ def test_a_mistyped_variable_is_named_with_its_likely_meaning() -> None:
     first, second = unknown_variables(environment)
     assert first == "ROADWORTHY_QUEU_SIZE is no setting and has no effect; did you mean ROADWORTHY_QUEUE_SIZE?"
     assert second.startswith("ROADWORTHY_ZZZ is no setting")
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (
+            {"ROADWORTHY_TIME_ZONE": "Mars"},
+            "ROADWORTHY_TIME_ZONE must be an IANA time zone such as Europe/Berlin, not 'Mars'.",
+        ),
+        (
+            {"ROADWORTHY_JWT_ISSUER": "https://login.example.org"},
+            "ROADWORTHY_JWT_ISSUER: JWT bearer tokens need both ROADWORTHY_JWT_ISSUER and ROADWORTHY_JWT_AUDIENCE",
+        ),
+        (
+            {"ROADWORTHY_JWT_JWKS_URL": "https://login.example.org/keys", "ROADWORTHY_JWT_AUDIENCE": "us"},
+            "ROADWORTHY_JWT_AUDIENCE, ROADWORTHY_JWT_JWKS_URL: JWT bearer tokens need both",
+        ),
+        ({"ROADWORTHY_JWT_TENANT_CLAIM": "team"}, "ROADWORTHY_JWT_TENANT_CLAIM: JWT bearer tokens need both"),
+        ({"ROADWORTHY_AUTH": "false", "ROADWORTHY_HOST": "0.0.0.0"}, "authentication can be off (ROADWORTHY_AUTH"),
+    ],
+)
+def test_variables_that_do_not_fit_are_named(
+    environment: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as refused:
+        load_settings(folder=tmp_path)
+    assert refused.value.message.startswith(message)

@@ -6,7 +6,6 @@ What it writes has its price and the periods that it counts towards.
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import cast
 
 import pytest
 
@@ -19,12 +18,12 @@ from roadworthy.domain.run import InputKind, Run, RunRequest, RunStatus
 from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.engine.metering import Meter
 from roadworthy.engine.settlements import Settlements
-from roadworthy.engine.spending import AttemptSpending, Purse
+from roadworthy.engine.spending import AttemptSpending, Purse, open_spending
 from roadworthy.ports.ledger import Ledger
-from roadworthy.ports.policies import PolicyStore
+from roadworthy.ports.policies import Policies
 from roadworthy.ports.runtime import PlannedCall
 from roadworthy.storage.rates import MemoryRateCounters
-from tests.support.money import FlatPrices, SilentLedger, a_budget
+from tests.support.money import FixedPolicies, FlatPrices, SilentLedger, a_budget
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ANN = Owner(tenant=TenantId("acme"), user=UserId("ann"))
@@ -115,21 +114,21 @@ class Notes:
         self.notes.append((event, fields))
 
 
-def a_spending(
-    ledger: Ledger, *budgets: Budget, settlements: Settlements | None = None, limits: Sequence[AppliedLimit] = ()
+async def a_spending(
+    ledger: Ledger, *budgets: Budget, limits: Sequence[RateLimit] = (), policies: FixedPolicies | None = None
 ) -> AttemptSpending:
     purse = Purse(
         ledger=ledger,
         prices=FlatPrices(),
-        policies=cast("PolicyStore", None),
+        policies=(policies or FixedPolicies(*budgets, rates=limits)).store,
         clock=Clock(),
-        settlements=settlements or Settlements(),
+        settlements=Settlements(),
         reserved_output_tokens=100,
     )
-    return AttemptSpending(RUN, purse, budgets=budgets, token_limits=limits)
+    return await open_spending(RUN, purse, lambda: None)
 
 
-def a_meter(
+async def a_meter(
     ledger: Ledger,
     group: asyncio.TaskGroup,
     spending: AttemptSpending | None = None,
@@ -140,7 +139,7 @@ def a_meter(
     return Meter(
         RUN,
         group,
-        spending=spending or a_spending(ledger),
+        spending=spending or await a_spending(ledger),
         ledger=ledger,
         rates=rates or MemoryRateCounters(),
         telemetry=telemetry or Notes(),
@@ -150,7 +149,7 @@ def a_meter(
 async def test_calls_are_stored_in_order_without_waiting_for_the_flush() -> None:
     ledger = HeldLedger()
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group)
+        meter = await a_meter(ledger, group)
         for name in "abc":
             meter.record(call(name))
             await asyncio.sleep(0)
@@ -160,7 +159,7 @@ async def test_calls_are_stored_in_order_without_waiting_for_the_flush() -> None
 async def test_a_call_is_asked_for_although_an_earlier_write_is_still_under_way() -> None:
     ledger = HeldLedger(held=True)
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group)
+        meter = await a_meter(ledger, group)
         meter.record(call("a"))
         await asyncio.sleep(0)
         meter.record(call("b"))
@@ -173,7 +172,7 @@ async def test_a_call_is_asked_for_although_an_earlier_write_is_still_under_way(
 async def test_a_call_that_comes_while_a_flush_writes_is_not_lost() -> None:
     ledger = HeldLedger(held=True)
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group)
+        meter = await a_meter(ledger, group)
         ledger.let.set()
         ledger.errors.append(StorageUnavailable("locked"))
         meter.record(call("a"))
@@ -194,7 +193,7 @@ async def test_what_could_not_be_stored_is_reported_by_the_flush_and_stored_by_t
     ledger = HeldLedger()
     ledger.errors.extend([StorageUnavailable("locked"), StorageUnavailable("locked")])
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group)
+        meter = await a_meter(ledger, group)
         meter.record(call("a"))
         await asyncio.sleep(0)
         with pytest.raises(StorageUnavailable):
@@ -208,7 +207,7 @@ async def test_a_bug_of_the_ledger_reaches_who_flushes_and_not_the_graph() -> No
     ledger = HeldLedger()
     ledger.errors.extend([ValueError("bug"), ValueError("bug")])
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group)
+        meter = await a_meter(ledger, group)
         meter.record(call("a"))
         await asyncio.sleep(0)
         with pytest.raises(ValueError, match="bug"):
@@ -220,7 +219,7 @@ async def test_a_bug_of_the_ledger_reaches_who_flushes_and_not_the_graph() -> No
 async def test_a_call_is_priced_and_charged_to_every_budget_that_fits() -> None:
     ledger, one, two = HeldLedger(), a_budget(100), a_budget(None, soft_nanos=5)
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group, a_spending(ledger, one, two))
+        meter = await a_meter(ledger, group, await a_spending(ledger, one, two))
         priced = meter.record(call("a", Tokens(input=3, output=4)))
         await meter.flush()
     assert (priced.cost_nanos, priced.price_version) == (7, "flat")
@@ -232,7 +231,7 @@ async def test_a_call_is_priced_and_charged_to_every_budget_that_fits() -> None:
 async def test_without_budgets_nothing_is_charged_and_nothing_released() -> None:
     ledger = HeldLedger()
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group)
+        meter = await a_meter(ledger, group)
         meter.record(call("a", Tokens(input=3)))
         await meter.flush()
         await meter.release()
@@ -243,9 +242,9 @@ async def test_without_budgets_nothing_is_charged_and_nothing_released() -> None
 
 async def test_only_what_is_still_held_at_the_end_is_released() -> None:
     ledger = HeldLedger()
-    spending = a_spending(ledger, a_budget(100))
+    spending = await a_spending(ledger, a_budget(100))
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group, spending)
+        meter = await a_meter(ledger, group, spending)
         await spending.reserve(planned("made"))
         meter.record(call("made"))
         await meter.flush()
@@ -263,7 +262,7 @@ async def test_a_budget_that_crosses_its_soft_limit_is_noted() -> None:
     period = budget.period_of("acme", NOW)
     ledger.crossed = (BudgetBalance(period=period, spent_nanos=81),)
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group, a_spending(ledger, budget), telemetry=notes)
+        meter = await a_meter(ledger, group, await a_spending(ledger, budget), telemetry=notes)
         meter.record(call("a", Tokens(input=3)))
         await meter.flush()
     ((event, fields),) = notes.notes
@@ -278,10 +277,49 @@ async def test_used_tokens_count_towards_the_callers_minute() -> None:
     limit = RateLimit(tenant=ANN.tenant, scope=RateScope.USER, kind=RateKind.TOKENS, limit=100)
     applied = AppliedLimit(limit=limit, subject="ann")
     async with asyncio.TaskGroup() as group:
-        meter = a_meter(ledger, group, a_spending(ledger, limits=[applied]), rates=rates)
+        meter = await a_meter(ledger, group, await a_spending(ledger, limits=[limit]), rates=rates)
         meter.record(call("a", Tokens(input=30, output=10)))
         await meter.flush()
     assert (await rates.look(applied)).remaining == 60
+
+
+class SlowPolicies(FixedPolicies):
+    """Answers when the test lets it."""
+
+    def __init__(self, *budgets: Budget) -> None:
+        super().__init__(*budgets)
+        self.let = asyncio.Event()
+        self.let.set()
+
+    async def of(self, tenant: TenantId) -> Policies:
+        await self.let.wait()
+        return await super().of(tenant)
+
+
+async def test_who_waits_until_the_ledger_was_asked_waits_for_the_policies_too() -> None:
+    ledger, budget = HeldLedger(held=True), a_budget(100)
+    policies = SlowPolicies(budget)
+    async with asyncio.TaskGroup() as group:
+        meter = await a_meter(ledger, group, await a_spending(ledger, policies=policies))
+        policies.let.clear()
+        meter.record(call("a"))
+        asked = group.create_task(meter.asked())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (ledger.asked, asked.done()) == ([], False)
+        policies.let.set()
+        await asked
+        assert ledger.asked == ["a"]
+        ledger.let.set()
+
+
+async def test_a_call_that_is_owed_is_written_by_the_flush_without_the_group() -> None:
+    ledger = HeldLedger()
+    async with asyncio.TaskGroup() as group:
+        meter = await a_meter(ledger, group)
+    assert meter.owe(call("a", Tokens(input=3))).cost_nanos == 3
+    await meter.flush()
+    assert ledger.stored == ["a"]
 
 
 def planned(call_id: str) -> PlannedCall:

@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
 from roadworthy.domain.event import (
     ContentDelta,
     ContentRetracted,
@@ -13,7 +15,7 @@ from roadworthy.domain.event import (
 )
 from roadworthy.domain.run import RunError, ToolCall
 from roadworthy.domain.usage import ModelCall, Tokens
-from roadworthy.engine.tally import Tally, orphan_result
+from roadworthy.engine.tally import Tally, left_behind
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = datetime(2026, 1, 2, tzinfo=UTC)
@@ -79,10 +81,11 @@ def test_a_later_attempt_takes_over_finished_tools_and_paid_calls_but_no_cut_off
     assert (result.usage.model_calls, result.usage.tokens.total, result.usage.estimated) == (2, 23, True)
 
 
-def test_an_orphans_usage_is_marked_as_an_estimate() -> None:
+@pytest.mark.parametrize("crashed", [True, False])
+def test_what_a_crash_left_behind_is_marked_as_an_estimate(*, crashed: bool) -> None:
     error = RunError(code="poisoned", message="m")
-    result = orphan_result([], [call(1)], error)
-    assert result.usage.estimated
+    result = left_behind([], [call(1)], error, crashed=crashed)
+    assert (result.usage.model_calls, result.usage.estimated) == (1, crashed)
     assert result.error == error
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roadworthy.domain.principal import USER_SCOPES, Scope
@@ -104,6 +104,8 @@ def test_scopes_that_are_no_words_are_refused(value: Any) -> None:
         principal_of({"sub": "alice", "scope": value}, ClaimNames())
 
 
+# The first input of a process takes a second: the tables of characters are made for it.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(sorted(claims_of() | {"scope": ""})),

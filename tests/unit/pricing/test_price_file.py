@@ -60,6 +60,11 @@ def test_a_rate_that_is_not_given_is_that_of_the_wider_kind(tmp_path: Path) -> N
     assert cost(path, "acme", "caching") == 14_000_000 + 9_000_000 + 10_000_000
 
 
+def test_the_highest_rate_is_a_dollar_for_each_token(tmp_path: Path) -> None:
+    path = written(tmp_path, '["a:b"]\ninput = 1_000_000\noutput = 0\n')
+    assert cost(path, "a", "b", Tokens(input=2_000_000)) == 2_000_000 * 1_000_000_000
+
+
 def test_rates_are_exact(tmp_path: Path) -> None:
     path = written(tmp_path, '["a:b"]\ninput = 0.3\noutput = 0.001\n')
     assert cost(path, "a", "b", Tokens(input=1, output=1)) == 300 + 1
@@ -110,6 +115,8 @@ def test_its_version_changes_with_its_content(tmp_path: Path) -> None:
         ('["a:b"]\ninput = "1"\noutput = 1\n', ("a:b", "input")),
         ('["a:b"]\ninput = true\noutput = 1\n', ("a:b", "input")),
         ('["a:b"]\ninput = -1\noutput = 1\n', ("a:b", "input")),
+        ('["a:b"]\ninput = 1_000_001\noutput = 1\n', ("a:b", "input", "1,000,000")),
+        ('["a:b"]\ninput = 1e400\noutput = 1\n', ("a:b", "input")),
         ('["a:b"]\ninput = nan\noutput = 1\n', ("a:b", "input")),
         ('["a:b"]\ninput = 1\noutput = inf\n', ("a:b", "output")),
         ('["a:b"]\ninput = 1\noutput = 1\ncached = 1\n', ("a:b", "cached")),

@@ -10,7 +10,7 @@ from roadworthy.domain.budget import BudgetScope, BudgetWindow
 from roadworthy.domain.errors import InvalidRequest, NotFound, PermissionDenied
 from roadworthy.domain.ids import BudgetId
 from roadworthy.domain.principal import Scope
-from roadworthy.services.budget_rules import BudgetAsked
+from roadworthy.services.budget_rules import KEPT, AmountAsked, BudgetAsked, window_of
 from roadworthy.services.budgets import BudgetStatus
 from tests.support.office import ACME, ACTOR, NOON, OTHER, USD, Office, caller, open_office
 
@@ -91,6 +91,56 @@ async def test_a_change_of_the_limit_leaves_the_time_zone_as_it_was(office: Offi
     again = await office.budgets.set(ACME, EACH_USER, ACTOR)
     new = await office.budgets.set(OTHER, EACH_USER, ACTOR)
     assert (again.budget.time_zone, new.budget.time_zone) == ("America/New_York", "Europe/Berlin")
+
+
+def a_day_of_each_user(limit: AmountAsked = KEPT, soft: AmountAsked = KEPT) -> BudgetAsked:
+    return BudgetAsked(scope=BudgetScope.USER, window=BudgetWindow.DAY, limit_nanos=limit, soft_nanos=soft)
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "soft"),
+    [
+        (a_day_of_each_user(soft=2 * USD), 3 * USD, 2 * USD),
+        (a_day_of_each_user(limit=2 * USD), 2 * USD, USD),
+        (a_day_of_each_user(limit=None), None, USD),
+        (a_day_of_each_user(soft=None), 3 * USD, None),
+        (a_day_of_each_user(limit=USD // 2, soft=None), USD // 2, None),
+        (a_day_of_each_user(), 3 * USD, USD),
+    ],
+)
+async def test_what_is_not_given_stays_as_it_was(
+    office: Office, asked: BudgetAsked, limit: int | None, soft: int | None
+) -> None:
+    await office.budgets.set(ACME, a_day_of_each_user(3 * USD, USD), ACTOR)
+    changed = (await office.budgets.set(ACME, asked, ACTOR)).budget
+    assert (changed.limit_nanos, changed.soft_nanos) == (limit, soft)
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (a_day_of_each_user(limit=USD // 2), r"has a soft limit, \$1\.00, which must be at most the limit"),
+        (a_day_of_each_user(soft=4 * USD), r"at most the limit, \$3\.00"),
+        (a_day_of_each_user(limit=None, soft=None), "needs a limit"),
+    ],
+)
+async def test_a_change_must_fit_what_stays(office: Office, asked: BudgetAsked, complaint: str) -> None:
+    before = await office.budgets.set(ACME, a_day_of_each_user(3 * USD, USD), ACTOR)
+    with pytest.raises(InvalidRequest, match=complaint):
+        await office.budgets.set(ACME, asked, ACTOR)
+    assert await office.budgets.list(ACME) == [before]
+
+
+async def test_a_soft_limit_that_was_never_set_follows_the_limit(office: Office) -> None:
+    await office.budgets.set(ACME, a_day_of_each_user(10 * USD), ACTOR)
+    lower = (await office.budgets.set(ACME, a_day_of_each_user(USD), ACTOR)).budget
+    assert lower.warns_at_nanos == USD * 8 // 10
+
+
+def test_only_a_budget_of_each_run_needs_no_window() -> None:
+    assert window_of(BudgetScope.RUN, None) is BudgetWindow.RUN
+    with pytest.raises(InvalidRequest, match="day, week, month or total"):
+        window_of(BudgetScope.USER, None)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,27 @@ async def test_a_caller_rotates_and_revokes_the_keys_it_could_have_made(
     await _closed(keys, old)
 
 
+@pytest.mark.parametrize(
+    "leaked",
+    [
+        {},
+        {"scopes": frozenset({Scope.USAGE_READ, Scope.LIMITS_WRITE})},
+        {"scopes": frozenset(Scope) - {Scope.ADMIN}, "expires_in": DAY},
+        {"agents": frozenset({OTHER})},
+    ],
+)
+async def test_a_backend_ends_any_leaked_key_but_an_admins(keys: Keys, leaked: Mapping[str, Any]) -> None:
+    backend = await caller(keys, "backend")
+    bens, admins = await keys.create(BEN, ROOT, **leaked), await keys.create(BEN, ROOT, scopes=ADMIN)
+    with pytest.raises(PermissionDenied, match="your credential lacks admin"):
+        await keys.revoke_as(backend, admins.key.key_id, ACTOR)
+    keeper = await caller(keys, "keeper")
+    with pytest.raises(PermissionDenied, match="another user's key takes the scope runs:on_behalf"):
+        await keys.revoke_as(keeper, bens.key.key_id, ACTOR)
+    await keys.revoke_as(backend, bens.key.key_id, ACTOR)
+    await _closed(keys, bens)
+
+
 @pytest.mark.parametrize("name", ["keeper", "backend", "admin"])
 async def test_another_tenants_key_does_not_exist(keys: Keys, store: MemoryKeys, name: str) -> None:
     principal = await caller(keys, name)

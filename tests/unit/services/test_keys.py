@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from roadworthy.domain.audit import Actor
-from roadworthy.domain.errors import ConfigError, NotFound, Unauthenticated
+from roadworthy.domain.errors import ConfigError, Conflict, NotFound, Unauthenticated
 from roadworthy.domain.ids import AgentName, KeyId, TenantId, UserId
 from roadworthy.domain.principal import USER_SCOPES, ApiKey, Owner, Scope
-from roadworthy.services.keys import Keys, is_short
+from roadworthy.services.key_text import is_short
+from roadworthy.services.keys import Keys
 
 ANN = Owner(tenant=TenantId("default"), user=UserId("ann"))
 ROOT = Actor(name="cli:root")
@@ -60,6 +61,13 @@ class MemoryKeys:
         self.keys[key_id] = replace(
             key, expires_at=expires_at or key.expires_at, revoked_at=revoked_at or key.revoked_at
         )
+        return True
+
+    async def replace(self, tenant: TenantId, old: KeyId, new: ApiKey, actor: Actor, *, expires_at: datetime) -> bool:
+        if not await self.insert(new, actor):
+            return False
+        await self.end(tenant, old, actor, revoked_at=None, expires_at=expires_at)
+        self.keys[old] = replace(self.keys[old], replaced_at=expires_at)
         return True
 
     async def touch(self, tenant: TenantId, key_id: KeyId, moment: datetime) -> None:
@@ -163,6 +171,17 @@ async def test_a_rotated_key_lives_through_its_grace(keys: Keys, clock: FakeCloc
     assert (await keys.authenticate(new.text)).owner == ANN
     with pytest.raises(Unauthenticated):
         await keys.authenticate(old.text)
+
+
+async def test_a_key_in_its_grace_is_not_rotated_again(keys: Keys, store: MemoryKeys, clock: FakeClock) -> None:
+    old = await keys.create(ANN, ROOT, expires_in=timedelta(days=90))
+    new = await keys.rotate(None, old.key.key_id, ROOT, grace=timedelta(hours=1))
+    before = dict(store.keys)
+    with pytest.raises(Conflict, match="was rotated before"):
+        await keys.rotate(None, old.key.key_id, ROOT, grace=timedelta(hours=1))
+    assert store.keys == before
+    latest = await keys.rotate(None, new.key.key_id, ROOT, grace=timedelta(hours=1))
+    assert latest.key.expires_at == clock.now() + timedelta(days=90)
 
 
 async def test_a_rotated_key_lives_as_long_as_the_old_one_did(keys: Keys, clock: FakeClock) -> None:

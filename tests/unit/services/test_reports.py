@@ -1,6 +1,7 @@
 """Who sees what of the ledger and of the audit log."""
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from roadworthy.domain.errors import InvalidRequest, PermissionDenied
 from roadworthy.domain.ids import UserId
 from roadworthy.domain.principal import Scope
 from roadworthy.ports.ledger import UsageGroup, UsageQuery, UsageRow
-from roadworthy.services import usage
 from roadworthy.services.budget_rules import BudgetAsked
 from tests.support.office import ACME, ACTOR, NOON, OTHER, USD, Office, caller, open_office
 
@@ -81,10 +81,11 @@ async def test_a_leap_year_is_a_year(office: Office) -> None:
     assert await office.usage.of(None, asked(UsageGroup.DAY, days=366))
 
 
-async def test_too_many_groups_are_refused_with_advice(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage, "MOST_GROUPS", 1)
-    with pytest.raises(InvalidRequest, match="ask for less time"):
-        await office.usage.of(ACME, asked(UsageGroup.USER))
+async def test_too_many_groups_are_refused_with_advice(office: Office) -> None:
+    query = replace(asked(UsageGroup.USER), most_groups=1)
+    with pytest.raises(InvalidRequest, match="more than 1 groups: ask for less time"):
+        await office.usage.of(ACME, query)
+    assert len(await office.usage.of(ACME, replace(query, most_groups=2))) == 2
 
 
 async def test_every_change_is_in_the_audit_log_of_its_tenant(office: Office) -> None:

@@ -1,4 +1,4 @@
-"""The database itself keeps the audit log as it is, and finds what limits count without looking at finished runs."""
+"""The database itself keeps the audit log and the ledger as they are, and finds what limits count in its indexes."""
 
 import sqlite3
 from contextlib import closing
@@ -31,6 +31,20 @@ def test_an_entry_of_the_audit_log_can_be_neither_changed_nor_deleted(migrated: 
             connection.execute(change)
         connection.rollback()
         assert connection.execute("SELECT * FROM audit").fetchall() == before != []
+
+
+@pytest.mark.parametrize("change", ["UPDATE model_calls SET cost_nanos = 0", "DELETE FROM model_calls"])
+def test_a_row_of_the_ledger_can_be_neither_changed_nor_deleted(migrated: Path, change: str) -> None:
+    with closing(sqlite3.connect(migrated)) as connection:
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(model_calls)")]
+        values = ", ".join("'1'" for _ in columns)
+        connection.execute(f"INSERT INTO model_calls ({', '.join(columns)}) VALUES ({values})")
+        connection.commit()
+        before = connection.execute("SELECT * FROM model_calls").fetchall()
+        with pytest.raises(sqlite3.IntegrityError, match="the ledger is append-only"):
+            connection.execute(change)
+        connection.rollback()
+        assert connection.execute("SELECT * FROM model_calls").fetchall() == before != []
 
 
 @pytest.mark.parametrize("statement", [sql.UNFINISHED_OF_KEY, sql.UNFINISHED_OF_USER, sql.UNFINISHED_OF_TENANT])

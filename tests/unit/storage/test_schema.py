@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.storage import schema
-from roadworthy.storage.ledger_statements import CALLS_OF_RUN, OPEN_RUN_PERIOD
+from roadworthy.storage.ledger_statements import CALLS_OF_RUN, OPEN_KEY_PERIOD, OPEN_RUN_PERIOD
 from roadworthy.storage.schema import REVISIONS, migrate, schema_problem
 from roadworthy.storage.sqlite_connection import connect
 from roadworthy.storage.statements import INSERT_EVENTS, every_statement
@@ -117,6 +117,14 @@ def test_a_runs_calls_are_found_by_the_run_and_not_among_all_of_its_user(migrate
             params = dict.fromkeys(compiled.params or {}, 1)
             plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.string}", params).fetchall()
         assert any("SEARCH model_calls" in step[3] and "(run_id=?)" in step[3] for step in plan)
+
+
+def test_a_keys_calls_are_found_by_the_key_and_not_among_all_of_its_tenant(migrated: Path) -> None:
+    compiled = OPEN_KEY_PERIOD.compile(dialect=sqlite.dialect(paramstyle="named"))
+    with closing(sqlite3.connect(migrated)) as connection:
+        params = dict.fromkeys(compiled.params or {}, 1)
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.string}", params).fetchall()
+    assert any("SEARCH model_calls" in step[3] and "key_id=? AND started_at>? AND" in step[3] for step in plan)
 
 
 def test_migrating_twice_changes_nothing(migrated: Path) -> None:

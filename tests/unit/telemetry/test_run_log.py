@@ -7,6 +7,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from roadworthy.domain.errors import BudgetExceeded, LimitReached, PriceUnknown, RoadworthyError
 from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import InputKind, Run, RunError, RunRequest, RunResult, RunStatus, ToolCall
@@ -127,6 +128,19 @@ def test_a_failed_attempt_keeps_the_whole_chain_of_its_causes(records: list[dict
     assert (record["event"], record["error_type"], record["attempt"]) == ("attempt_failed", "RuntimeError", 1)
     assert "KeyError: 'weather'" in record["exception"]
     assert "in agent" in record["exception"]
+
+
+@pytest.mark.parametrize(
+    "error", [BudgetExceeded("it is used up"), PriceUnknown("nobody knows"), LimitReached("20 model calls")]
+)
+def test_an_attempt_that_reached_a_limit_is_told_without_a_traceback(
+    records: list[dict[str, Any]], error: RoadworthyError
+) -> None:
+    RunLog().attempt_failed(RUN, error)
+    (record,) = records
+    assert (record["event"], record["log_level"], record["run_id"]) == ("attempt_stopped", "info", RUN.run_id)
+    assert (record["code"], record["reason"]) == (error.code, error.message)
+    assert "exception" not in record
 
 
 def test_an_endless_traceback_is_cut_in_the_middle(records: list[dict[str, Any]]) -> None:

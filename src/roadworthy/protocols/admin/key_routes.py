@@ -13,12 +13,13 @@ from roadworthy.domain.ids import AgentName, KeyId, UserId
 from roadworthy.domain.principal import USER_SCOPES, Owner
 from roadworthy.http.auth import Caller
 from roadworthy.http.bodies import JsonBody
+from roadworthy.http.known_query import known_query
 from roadworthy.http.openapi import json_request, problems
 from roadworthy.protocols.admin import wire
 from roadworthy.protocols.admin.calls import actor_of, json_response
 from roadworthy.protocols.admin.documents import key_json, new_key_json
 
-router = APIRouter(prefix="/admin/keys", tags=["keys"])
+router = APIRouter(prefix="/admin/keys", tags=["keys"], dependencies=[Depends(known_query)])
 
 KeyAsked = Annotated[wire.KeyBody, Depends(JsonBody(wire.KeyBody))]
 RotationAsked = Annotated[wire.RotationBody, Depends(JsonBody(wire.RotationBody, optional=True))]
@@ -57,11 +58,11 @@ async def create_key(call: Caller, body: KeyAsked) -> Response:
     operation_id="rotate_key",
     status_code=201,
     response_model=wire.NewKey,
-    responses=problems(400, 404, 408, 415, 507),
+    responses=problems(400, 404, 408, 409, 415, 507),
     openapi_extra=json_request(wire.RotationBody, required=False),
 )
 async def rotate_key(key_id: str, call: Caller, body: RotationAsked) -> Response:
-    """Make a new key with the rights of an old one, which works for a while more."""
+    """Make a new key with the rights of an old one, which works for a while more and cannot be rotated again."""
     grace = timedelta(seconds=body.grace_seconds)
     new = await call.services.keys.rotate_as(call.principal, KeyId(key_id), actor_of(call), grace=grace)
     return json_response(new_key_json(new), status=201)
@@ -75,6 +76,6 @@ async def rotate_key(key_id: str, call: Caller, body: RotationAsked) -> Response
     responses=problems(404, 507),
 )
 async def revoke_key(key_id: str, call: Caller) -> Response:
-    """End a key now."""
+    """End a key now. An admin ends any, `runs:on_behalf` any but an admin's, else it has no more rights than yours."""
     await call.services.keys.revoke_as(call.principal, KeyId(key_id), actor_of(call))
     return Response(status_code=204)

@@ -10,13 +10,14 @@ from roadworthy.domain.ids import BudgetId
 from roadworthy.domain.rate_limit import RateKind, RateScope
 from roadworthy.http.auth import Caller
 from roadworthy.http.bodies import JsonBody
+from roadworthy.http.known_query import known_query
 from roadworthy.http.openapi import json_request, problems
 from roadworthy.protocols.admin import wire
 from roadworthy.protocols.admin.calls import actor_of, json_response
 from roadworthy.protocols.admin.documents import budget_json, rate_json
-from roadworthy.services.budget_rules import BudgetAsked
+from roadworthy.services.budget_rules import KEPT, BudgetAsked, window_of
 
-router = APIRouter(prefix="/admin", tags=["limits"])
+router = APIRouter(prefix="/admin", tags=["limits"], dependencies=[Depends(known_query)])
 
 Subject = Annotated[str | None, Query(min_length=1, max_length=128, description="A key's id, a user or an agent.")]
 BudgetSet = Annotated[wire.BudgetBody, Depends(JsonBody(wire.BudgetBody))]
@@ -46,13 +47,16 @@ async def list_budgets(
     openapi_extra=json_request(wire.BudgetBody),
 )
 async def set_budget(call: Caller, body: BudgetSet) -> Response:
-    """Make a budget, or change the one of the same scope, subject and window; what it has spent stays."""
+    """Make a budget, or change the one of the same scope, subject and window; what it has spent stays.
+
+    A limit or soft limit that is left out stays as it was; `null` removes it.
+    """
     asked = BudgetAsked(
         scope=body.scope,
         subject=body.subject,
-        window=body.window,
-        limit_nanos=body.limit_usd,
-        soft_nanos=body.soft_usd,
+        window=window_of(body.scope, body.window),
+        limit_nanos=body.limit_usd if "limit_usd" in body.model_fields_set else KEPT,
+        soft_nanos=body.soft_usd if "soft_usd" in body.model_fields_set else KEPT,
         time_zone=body.time_zone,
     )
     return json_response(budget_json(await call.services.budgets.set_as(call.principal, asked, actor_of(call))))

@@ -1,14 +1,17 @@
 """``/admin/usage`` and ``/admin/audit``: who spent what, and who changed what. Part of ``routes.py``."""
 
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
-from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
+from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response
 
 from roadworthy.domain.ids import UserId
+from roadworthy.domain.moments import parse_moment
 from roadworthy.http.auth import Caller
+from roadworthy.http.known_query import known_query
 from roadworthy.http.openapi import problems
+from roadworthy.http.patterns import MOMENT, USER
 from roadworthy.http.usage_report import (
     CSV_TYPE,
     By,
@@ -23,7 +26,7 @@ from roadworthy.protocols.admin import wire
 from roadworthy.protocols.admin.calls import json_response
 from roadworthy.protocols.admin.documents import audit_json
 
-router = APIRouter(prefix="/admin", tags=["reports"])
+router = APIRouter(prefix="/admin", tags=["reports"], dependencies=[Depends(known_query)])
 
 Cursor = Annotated[
     str | None, Query(min_length=1, max_length=512, description="`next_cursor` of the page before, as it was given.")
@@ -41,9 +44,7 @@ async def report_usage(
     by: By = "day",
     since: Since = None,
     until: Until = None,
-    user: Annotated[
-        str | None, Query(pattern=r"^[A-Za-z0-9._:@|+-]{1,128}$", description="Only this user's calls.")
-    ] = None,
+    user: Annotated[str | None, Query(pattern=USER, description="Only this user's calls.")] = None,
     form: Format = "json",
 ) -> Response:
     """What the tenant's model calls used and cost, summed up by day, user, key, agent or model."""
@@ -62,10 +63,14 @@ async def report_usage(
 @router.get("/audit", operation_id="list_audit", response_model=wire.AuditPage, responses=problems())
 async def list_audit(
     call: Caller,
-    since: Annotated[AwareDatetime | None, Query(description="Only changes from this moment on (RFC 3339).")] = None,
+    since: Annotated[
+        str | None, Query(pattern=MOMENT, description="Only changes from this day or moment (RFC 3339) on.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many to return at most.")] = 100,
     cursor: Cursor = None,
 ) -> Response:
     """Changes of keys, limits and budgets, the latest first."""
-    page = await call.services.audit.entries(call.principal, since=since, limit=limit, cursor=cursor)
+    zone = ZoneInfo(call.services.usage.time_zone)
+    begin = None if since is None else parse_moment(since, zone, field="since")
+    page = await call.services.audit.entries(call.principal, since=begin, limit=limit, cursor=cursor)
     return json_response({"entries": [audit_json(entry) for entry in page.items], "next_cursor": page.cursor})

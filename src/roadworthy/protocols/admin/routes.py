@@ -2,8 +2,13 @@
 
 from fastapi import APIRouter
 
-from roadworthy.protocols.admin import key_routes, limit_routes, report_routes
+from roadworthy.protocols.admin import key_routes, limit_routes, report_routes, user_routes
 
 router = APIRouter(
-    routes=[*key_routes.router.routes, *limit_routes.router.routes, *report_routes.router.routes],
+    routes=[
+        *key_routes.router.routes,
+        *limit_routes.router.routes,
+        *report_routes.router.routes,
+        *user_routes.router.routes,
+    ],
 )

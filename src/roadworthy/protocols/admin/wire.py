@@ -13,6 +13,7 @@ from roadworthy.domain.errors import InvalidRequest
 from roadworthy.domain.money import parse_usd
 from roadworthy.domain.principal import Scope
 from roadworthy.domain.rate_limit import RateKind, RateScope
+from roadworthy.http import patterns
 from roadworthy.services.limits import MOST
 
 _MOST_USD: Final = 1_000_000_000
@@ -61,15 +62,15 @@ Amount = Annotated[int, PlainValidator(_nanos), _amount_schema("What is added.")
 Limit = Annotated[
     int | None,
     PlainValidator(_nanos_or_none),
-    _amount_schema("What may be spent; without it the budget only warns.", _NULL),
+    _amount_schema("What may be spent; null: it only warns. Left out, it stays as it was.", _NULL),
 ]
 SoftLimit = Annotated[
     int | None,
     PlainValidator(_nanos_or_none),
-    _amount_schema("Where it warns; without it, at 80 % of the limit.", _NULL),
+    _amount_schema("Where it warns; null: at 80 % of the limit. Left out, it stays as it was.", _NULL),
 ]
-UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@|+-]{1,128}$")]
-AgentSlug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+UserName = Annotated[str, Field(pattern=patterns.USER)]
+AgentSlug = Annotated[str, Field(pattern=patterns.AGENT)]
 Subject = Annotated[
     str | None,
     Field(
@@ -85,11 +86,15 @@ class _Body(BaseModel):
 
 
 class BudgetBody(_Body):
-    """A budget as it shall be. The one of the same scope, subject and window is changed, if there is one."""
+    """A budget as it shall be. The one of the same scope, subject and window is changed, if there is one: what is not
+    given stays as it was.
+    """
 
     scope: BudgetScope
     subject: Subject = None
-    window: BudgetWindow = Field(description="`run` goes with the scope `run`, and no other.")
+    window: BudgetWindow | None = Field(
+        None, description="`run` goes with the scope `run`, and no other; every other scope needs one."
+    )
     limit_usd: Limit = None
     soft_usd: SoftLimit = None
     time_zone: str | None = Field(
@@ -221,7 +226,11 @@ class NewKey(Key):
 
 
 class AuditEntry(_Response):
-    """One change. `actor`: `key:<id>`, `user:<name>` or `cli:<operating system user>`."""
+    """One change. `actor`: `key:<id>`, `user:<name>` or `cli:<operating system user>`.
+
+    `before` and `after` are null for what is new or gone. Amounts in them are nano-USD, billionths of a dollar:
+    `limit_nanos`, `soft_nanos`, `topped_up_nanos`.
+    """
 
     seq: int
     at: datetime

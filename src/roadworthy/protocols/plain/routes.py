@@ -16,6 +16,7 @@ from roadworthy.http.auth import Call, Caller
 from roadworthy.http.bodies import JsonBody
 from roadworthy.http.idempotency import IdempotencyKey, record_of
 from roadworthy.http.openapi import json_request, problems
+from roadworthy.http.patterns import EVENT, EVENT_OR_NOTHING
 from roadworthy.http.sse import MEDIA_TYPE
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.answers import created_stream, ended_run, json_response, run_stream, wants_events
@@ -29,14 +30,14 @@ LastEventId = Annotated[
     str | None,
     Header(
         alias="Last-Event-ID",
-        pattern="^([0-9]{1,9}-[0-9]{1,9}-[0-9]{1,9})?$",
+        pattern=EVENT_OR_NOTHING,
         description="Go on behind this event. A browser's EventSource sends it by itself.",
     ),
 ]
 After = Annotated[
     str | None,
     Query(
-        pattern="^[0-9]{1,9}-[0-9]{1,9}-[0-9]{1,9}$",
+        pattern=EVENT,
         description="The same as a query parameter, for clients that cannot set headers. The header wins.",
     ),
 ]

@@ -1,9 +1,10 @@
 """``/agent/usage``: what the caller's own runs used. Mounted by ``app.py``; calls ``services/usage.py``."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.responses import Response
 
 from roadworthy.http.auth import Caller
+from roadworthy.http.known_query import known_query
 from roadworthy.http.openapi import problems
 from roadworthy.http.usage_report import (
     CSV_TYPE,
@@ -16,7 +17,7 @@ from roadworthy.http.usage_report import (
     usage_response,
 )
 
-router = APIRouter(prefix="/agent/usage", tags=["usage"])
+router = APIRouter(prefix="/agent/usage", tags=["usage"], dependencies=[Depends(known_query)])
 
 
 @router.get(

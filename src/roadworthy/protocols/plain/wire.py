@@ -12,6 +12,7 @@ from pydantic import model_validator as check
 
 from roadworthy.domain.run import DisconnectPolicy, Durability, MultitaskStrategy
 from roadworthy.domain.thread import MAX_CONTENT_BLOCKS
+from roadworthy.http import patterns
 from roadworthy.http.deps import HttpLimits
 
 MAX_METADATA: Final = 64
@@ -74,8 +75,8 @@ def message_schema(limit: int) -> dict[str, Any]:
 
 
 Message = Annotated[JsonValue, PlainValidator(_message), WithJsonSchema(message_schema(HttpLimits().message_max))]
-ThreadName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
-AgentSlug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ThreadName = Annotated[str, Field(pattern=patterns.THREAD)]
+AgentSlug = Annotated[str, Field(pattern=patterns.AGENT)]
 OnDisconnect = Annotated[
     DisconnectPolicy | None,
     Field(

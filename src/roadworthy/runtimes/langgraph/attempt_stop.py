@@ -3,6 +3,9 @@
 ``metering`` asks it before each call and trips it; ``run`` tells the engine why it was tripped.
 """
 
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from langgraph.errors import GraphBubbleUp
@@ -49,3 +52,20 @@ class AttemptStop:
         # Should something in the graph swallow the exception, the run still ends before its next step.
         self.control.request_drain("limit")
         raise AttemptStopped(reason.message)
+
+
+@contextmanager
+def unreported_stops() -> Generator[None]:
+    """While it is open, LangChain does not warn of a callback that raises AttemptStopped: it is meant to."""
+    log = logging.getLogger("langchain_core.callbacks.manager")
+    log.addFilter(_is_no_stop)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_no_stop)
+
+
+def _is_no_stop(record: logging.LogRecord) -> bool:
+    # "Error in %s.%s callback: %s", with the error's repr.
+    said = record.args[-1] if isinstance(record.args, tuple) and record.args else None
+    return not (isinstance(said, str) and said.startswith(f"{AttemptStopped.__name__}("))

@@ -53,7 +53,7 @@ def _as_graph(target: AgentTarget, found: object) -> Graph | None:
         return None
     try:
         return found.compile()
-    except Exception as error:
+    except Exception as error:  # the author's code may raise anything; the operator reads what and where
         raise ConfigError(f"{target}: the graph does not compile: {type(error).__name__}: {error}") from error
 
 
@@ -68,7 +68,7 @@ async def _call(target: AgentTarget, factory: Callable[..., object], stack: Asyn
             return stack.enter_context(cast("AbstractContextManager[object]", made))
     except ConfigError:
         raise
-    except Exception as error:
+    except Exception as error:  # as above
         raise ConfigError(f"{target}: the factory failed with {type(error).__name__}: {error}") from error
     return made
 

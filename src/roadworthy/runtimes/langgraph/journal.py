@@ -1,20 +1,20 @@
 """An attempt's journal: finished model responses, kept so that the step in flight at a crash is not bought again.
 
-``run`` makes one per attempt and loads what earlier attempts left; ``model_cache`` asks it for a response before each
-model call and hands it each new one; ``metering`` asks it whether a call will be a replay. Rows: ``journal_rows``.
-What it reaches, and why it is built so: ``docs/adr/0013-responses-are-journalled-in-the-cache-hook.md``.
+``run`` makes one per attempt and loads what earlier attempts left; ``metering`` asks it for a response when a model
+call starts, and hands it each new one; ``model_cache`` gives what was found to the graph. Rows: ``journal_rows``.
+What it reaches, and why it is built so: ``docs/adr/0013-responses-are-journalled-when-they-end.md``.
 """
 
 import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import wait
 from contextlib import suppress
 from contextvars import ContextVar
 from threading import Lock, get_ident
 from typing import TypeAlias, cast
 
-from langchain_core.load import dumps
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -25,12 +25,11 @@ from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.current import AttemptScope
-from roadworthy.runtimes.langgraph.journal_place import Asked, Place, digest, find_place
+from roadworthy.runtimes.langgraph.journal_place import Asked, Place, find_place
 from roadworthy.runtimes.langgraph.journal_rows import Row, forget_thread, keep_row, load_rows
 from roadworthy.runtimes.langgraph.model_calls import OpenCall, Replay
+from roadworthy.runtimes.langgraph.waiting import Heartbeat
 
-# How Python shows an object that has nothing better to say: another address in another process.
-_ADDRESS = " at 0x"
 # The checkpoint that a call stands on takes milliseconds; nothing waits for it without a bound.
 _PATIENCE_SECONDS = 10.0
 
@@ -40,7 +39,7 @@ attempt_journal: "ContextVar[AttemptJournal | None]" = ContextVar("roadworthy_jo
 
 
 class AttemptJournal:
-    """See the module. Made on the attempt's loop; ``find``, ``expects`` and ``asked`` are safe from any thread."""
+    """See the module. Made on the attempt's loop; ``find``, ``asked`` and ``keep_from_thread`` are for any thread."""
 
     def __init__(self, *, scope: AttemptScope, saver: FencedSqliteSaver, clock: Clock) -> None:
         self.loop = asyncio.get_running_loop()
@@ -49,6 +48,7 @@ class AttemptJournal:
         self._connection = saver.conn
         self._serde: SerializerProtocol = saver.serde
         self._clock = clock
+        self._beat = Heartbeat(self.loop)
         self._lock = Lock()
         self._left: dict[_Key, deque[Row]] = {}
         self._counts: dict[_Key, int] = {}
@@ -81,26 +81,15 @@ class AttemptJournal:
         with suppress(LeaseLost, StorageUnavailable):
             await self._connection.transact(forget_responses)
 
-    def asked(self, prompt: str, model: str) -> Asked | None:
+    @property
+    def has_answers(self) -> bool:
+        """Whether earlier attempts left any."""
+        return bool(self._left)
+
+    def asked(self, question: str | None) -> Asked | None:
         """What the code that asks now wants to know; None when no later attempt could ask the same."""
-        if _ADDRESS in model:
-            return None
-        place = find_place(self._scope.watch)
-        return None if place is None else Asked(place=place, hash=digest(prompt) + digest(model))
-
-    def expects(self, messages: Sequence[BaseMessage]) -> bool:
-        """Whether there is a response to these messages at this place, from whatever model.
-
-        A guess ahead of ``find``: it writes messages as LangChain does for caches.
-        """
-        if not self._left or (place := find_place(self._scope.watch)) is None:
-            return False
-        keys = [key for key, rows in tuple(self._left.items()) if rows]
-        waiting = [hash_ for namespace, hash_ in keys if namespace == place.namespace]
-        if not waiting:
-            return False
-        prefix = digest(dumps([message.model_copy(update={"id": None}) for message in messages]))
-        return any(hash_.startswith(prefix) for hash_ in waiting)
+        place = None if question is None else find_place(self._scope.watch)
+        return None if place is None or question is None else Asked(place=place, hash=question)
 
     def find(self, asked: Asked) -> Replay | None:
         """The response that an earlier attempt got here, each once, in their order."""
@@ -113,11 +102,44 @@ class AttemptJournal:
                 return Replay(call=row.call, answers=answers, own=row.run_id == self._scope.run_id, usage=usage)
         return None
 
-    async def keep(self, asked: Asked, call: OpenCall, answers: Sequence[ChatGeneration]) -> ModelCall | None:
+    def keep_from_thread(self, call: OpenCall, answers: Sequence[ChatGeneration]) -> ModelCall | None:
+        """As ``keep_soon``, for code that cannot await. Gives up where it would wait for itself: on the loop's own
+        thread, and while the loop waits for this one.
+        """
+        if self.on_its_loop or not self._can_keep(call, answers):
+            return None
+        keeping = asyncio.run_coroutine_threadsafe(self.keep(call, answers), self.loop)
+        while not wait({keeping}, self._beat.pause).done:
+            if self._beat.still:
+                keeping.cancel()
+                return None
+        return keeping.result()
+
+    async def keep_soon(self, call: OpenCall, answers: Sequence[ChatGeneration]) -> ModelCall | None:
+        """As ``keep``, for code on whatever loop; also None where there is nothing that could be kept."""
+        if not self._can_keep(call, answers):
+            return None
+        if self.on_its_loop:
+            return await self.keep(call, answers)
+        # As in ``asyncio.run`` in a tool's thread.
+        keeping = asyncio.run_coroutine_threadsafe(self.keep(call, answers), self.loop)
+        kept = asyncio.wrap_future(keeping)
+        while not (await asyncio.wait({kept}, timeout=self._beat.pause))[0]:
+            if self._beat.still:
+                keeping.cancel()
+                return None
+        return keeping.result()
+
+    def _can_keep(self, call: OpenCall, answers: Sequence[ChatGeneration]) -> bool:
+        return call.asked is not None and not call.cached and bool(answers) and not self.loop.is_closed()
+
+    async def keep(self, call: OpenCall, answers: Sequence[ChatGeneration]) -> ModelCall | None:
         """Store a response. Returns the call as it is on record then; None when a crash would lose it.
 
         Waits for the checkpoint that the call stands on. On the attempt's loop.
         """
+        if (asked := call.asked) is None:
+            return None
         for answer in answers:
             if answer.message.id is None:
                 # The state would give it one of its own, another one each time.

@@ -9,7 +9,6 @@ checkpoints is run from its beginning again, with other ids; its calls belong to
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 from langchain_core.runnables.config import var_child_runnable_config
@@ -18,7 +17,6 @@ from langchain_core.runnables.config import var_child_runnable_config
 # outermost first, by namespace; and when they are saved.
 _MAP = "checkpoint_map"
 _DURABILITY = "__pregel_durability"
-_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a model is asked, as LangChain describes it to caches, and where."""
+    """What a model is asked (``journal_question``), and where."""
 
     place: Place
     hash: str
@@ -120,8 +118,3 @@ def _task_of(namespace: str) -> str:
     while len(parts) > 1 and parts[-1].isdigit():
         parts.pop()
     return "|".join(parts)
-
-
-def digest(text: str) -> str:
-    """The same for equal texts, in any process. Always of one length."""
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()

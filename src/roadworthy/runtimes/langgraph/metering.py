@@ -5,13 +5,14 @@ escape it. ``run`` makes one; it speaks through the attempt's outbox. Tool calls
 """
 
 import asyncio
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from threading import Lock
 from typing import Any
 from uuid import UUID
 
+from langchain_core.callbacks.manager import handle_event
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk, LLMResult
 from langchain_core.tracers.context import register_configure_hook
@@ -25,11 +26,14 @@ from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, ModelReplayed, Progress, RuntimeEvent
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop
 from roadworthy.runtimes.langgraph.journal import attempt_journal
+from roadworthy.runtimes.langgraph.journal_question import question_of
 from roadworthy.runtimes.langgraph.jsonable import clean_text
 from roadworthy.runtimes.langgraph.messages import text_of
+from roadworthy.runtimes.langgraph.model_cache import asks_cache
 from roadworthy.runtimes.langgraph.model_calls import (
     OpenCall,
     Replay,
+    chat_answers,
     enter_call,
     first_message,
     open_call,
@@ -93,55 +97,28 @@ class ModelMeter(StreamMessagesHandler):
 
     def open_calls(self) -> Sequence[ModelCall]:
         """Calls that have neither ended nor failed, as if they were cancelled now."""
+        now = self._clock.now()
         with self._lock:
             return tuple(
-                call.kept or call.ended("cancelled", self._clock.now(), cut_short=True)
+                call.completed(now) if call.answered else call.ended("cancelled", now, cut_short=True)
                 for call in self._open.values()
                 if call.owes
             )
 
-    def buy(self, call: OpenCall) -> None:
-        """A call that was expected to be a replay is none.
-
-        Raises:
-            AttemptStopped: it may not be made.
-        """
-        with self._buying(call):
-            self._admit_call()
-
-    async def buys(self, call: OpenCall) -> None:
-        """As ``buy``, for who can wait."""
-        self.buy(call)
-
     def on_chat_model_start(
         self,
-        serialized: dict[str, Any],  # noqa: ARG002 -- LangChain names its arguments
+        serialized: dict[str, Any],
         messages: list[list[BaseMessage]],
         *,
         run_id: UUID,
-        tags: list[str] | None = None,
-        metadata: dict[str, Any] | None = None,
-        invocation_params: dict[str, Any] | None = None,
-        batch_size: int = 1,
-        **_: object,
+        **said: Any,  # noqa: ANN401 -- LangChain's
     ) -> None:
         """A model is about to be called.
 
         Raises:
             AttemptStopped: it may not be.
         """
-        prompt = messages[0] if messages else ()
-        expected = self._expects(messages, batch_size)
-        if expected:
-            self._stop.check()
-        else:
-            self._admit_call()
-        call = open_call(
-            run_id, prompt, tags or (), metadata or {}, self._clock.now(), invocation_params=invocation_params
-        )
-        call.expected = expected
-        self._open[run_id] = call
-        enter_call(call if batch_size == 1 else None)
+        self._begin(self._opened(run_id, serialized, messages, said), batch_size=said.get("batch_size", 1))
 
     def on_llm_start(
         self,
@@ -170,6 +147,8 @@ class ModelMeter(StreamMessagesHandler):
         call = self._open.get(run_id)
         if call is None or not isinstance(chunk, ChatGenerationChunk):
             return
+        if call.replay is not None:
+            self._was_bought(call)
         message = chunk.message
         content: object = message.content
         text = content if isinstance(content, str) else text_of(content)
@@ -186,42 +165,65 @@ class ModelMeter(StreamMessagesHandler):
                 return
         self._progress()
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
-        """An answer is complete, or claims to be.
+    @property
+    def on_llm_end(self) -> Callable[..., Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- a method there
+        """An answer is complete, or claims to be: a coroutine function for who can await it, else a function."""
+        return self._llm_end if asked_by_sync_code() else self._llm_ends
+
+    async def _llm_ends(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
+        """Keeps the answer before the graph sees it.
 
         Raises:
             ProviderUnavailable: the provider cut it off; nothing may act on it.
         """
-        with self._lock:
-            call = self._open.pop(run_id, None)
+        if (call := self._answered(run_id, response)) is not None:
+            try:
+                if (journal := attempt_journal.get()) is not None:
+                    call.kept = await journal.keep_soon(call, chat_answers(response))
+            finally:
+                self._record(run_id, call)
+
+    def _llm_end(self, response: LLMResult, *, run_id: UUID, **_: object) -> None:
+        """As ``_llm_ends``."""
+        if (call := self._answered(run_id, response)) is not None:
+            try:
+                if (journal := attempt_journal.get()) is not None:
+                    call.kept = journal.keep_from_thread(call, chat_answers(response))
+            finally:
+                self._record(run_id, call)
+
+    def _answered(self, run_id: UUID, response: LLMResult) -> OpenCall | None:
+        """Take and show an answer; None when there is nothing more to do."""
+        call = self._open.get(run_id)
         if call is None:
-            return
-        call.closed = True
+            return None
+        if call.replay is not None and not call.delivered:
+            self._was_bought(call)
         message = first_message(response)
         if message is None:
             call.chars = max(call.chars, text_length(response))
+        else:
+            call.take_answer(message)
+            if call.owes and is_cut(message, call.provider):
+                self._close(run_id)
+                self._fail(call, "cut")
+                raise ProviderUnavailable("the model provider cut its answer off")
+            if call.replay is not None:
+                self._tell_again(call, call.replay, message)
+                self._close(run_id)
+                return None
+            self._show_whole(call, message)
+        call.closed = call.answered = True
+        return call
+
+    def _record(self, run_id: UUID, call: OpenCall) -> None:
+        if self._close(run_id) is not None:
             self._put(call.completed(self._clock.now()))
-            return
-        call.take_answer(message)
-        if call.replay is not None:
-            self._tell_again(call, call.replay, message)
-            return
-        if call.expected:
-            with self._lock:
-                self._model_calls += 1
-        if is_cut(message, call.provider):
-            self._fail(call, "cut")
-            raise ProviderUnavailable("the model provider cut its answer off")
-        self._show_whole(call, message)
-        self._put(call.completed(self._clock.now()))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
         """A call failed, or was cancelled where LangChain notices."""
-        with self._lock:
-            call = self._open.pop(run_id, None)
-        if call is None:
+        if (call := self._close(run_id)) is None:
             return
-        call.closed = True
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._fail(call, "cancelled")
             return
@@ -266,21 +268,45 @@ class ModelMeter(StreamMessagesHandler):
         if over:
             self._stop.trip(LimitReached(f"the run reached its limit of {self._caps.model_calls} model calls"))
 
-    @contextmanager
-    def _buying(self, call: OpenCall) -> Generator[None]:
-        call.expected = False
-        try:
-            yield
-        except BaseException:
-            with self._lock:
-                self._open.pop(UUID(call.call_id), None)
-            call.closed = True
-            raise
-
-    def _expects(self, messages: Sequence[Sequence[BaseMessage]], batch_size: int) -> bool:
-        """Whether a call will be a replay. Neither a limit nor a budget may refuse those."""
+    def _opened(
+        self,
+        run_id: UUID,
+        serialized: Mapping[str, Any] | None,
+        messages: Sequence[Sequence[BaseMessage]],
+        said: Mapping[str, Any],
+    ) -> OpenCall:
+        """The call that is about to start, with the answer to it if the journal has one."""
+        prompt = messages[0] if messages else ()
+        metadata, params = said.get("metadata") or {}, said.get("invocation_params") or {}
+        call = open_call(run_id, prompt, said.get("tags") or (), metadata, self._clock.now(), invocation_params=params)
         journal = attempt_journal.get()
-        return journal is not None and batch_size == 1 and bool(messages) and journal.expects(messages[0])
+        # Which answer of several belongs to which call is not told.
+        if journal is not None and said.get("batch_size", 1) == 1 and asks_cache():
+            call.asked = journal.asked(question_of(prompt, serialized, params, metadata))
+            call.replay = None if call.asked is None else journal.find(call.asked)
+        return call
+
+    def _begin(self, call: OpenCall, *, batch_size: int) -> None:
+        """Neither a limit nor a budget can refuse a replay."""
+        if call.replay is None:
+            self._admit_call()
+        else:
+            self._stop.check()
+        self._open[UUID(call.call_id)] = call
+        enter_call(call if batch_size == 1 else None)
+
+    def _close(self, run_id: UUID) -> OpenCall | None:
+        with self._lock:
+            call = self._open.pop(run_id, None)
+        if call is not None:
+            call.closed = True
+        return call
+
+    def _was_bought(self, call: OpenCall) -> None:
+        """There was an answer to the call, but the model has asked no cache."""
+        call.replay = None
+        with self._lock:
+            self._model_calls += 1
 
     def _progress(self) -> None:
         """A piece without text shows nothing, but the run is alive."""
@@ -311,6 +337,16 @@ class ModelMeter(StreamMessagesHandler):
         if call.shown and call.message_id is not None:
             self._put(ContentRetracted(message_id=call.message_id))
         self._put(call.ended(outcome, self._clock.now(), free=free))
+
+
+def asked_by_sync_code() -> bool:
+    """For a property of a handler: whether LangChain asks for it in order to call it, not to await it.
+
+    Even where a loop is running it would run a coroutine elsewhere then, and heed nothing that is raised there.
+    """
+    # The property is asked, and asks here.
+    asking = sys._getframe(2)  # noqa: SLF001 -- documented, for CPython  # pyright: ignore[reportPrivateUsage]
+    return asking.f_code is handle_event.__code__
 
 
 def _nowhere(_: object) -> None:

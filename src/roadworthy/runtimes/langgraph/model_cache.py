@@ -1,22 +1,31 @@
-"""LangChain's global cache, as the way of model calls to and from the attempt's journal.
+"""LangChain's global cache, as the way by which answers from the journal get into the graph.
 
-LangChain asks it before each call that is not a stream, and hands it each complete answer; that is all it can do, and
-why is in ``docs/adr/0013-responses-are-journalled-in-the-cache-hook.md``. ``runtime`` installs it, ``run`` again when
-somebody has put another cache in its place. A cache that was there before is asked after the journal, and filled.
+A cache is all that can answer a call instead of the model. It costs: LangChain writes the whole prompt for it. So it
+is in place only while an attempt has answers to give, or where the user has set a cache, which it asks and fills.
+Why it is done so: ``docs/adr/0013-responses-are-journalled-when-they-end.md``.
 """
 
-import asyncio
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from threading import Lock
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
 from langchain_core.globals import get_llm_cache, set_llm_cache
+from langchain_core.language_models import BaseChatModel
 from langchain_core.outputs import ChatGeneration, Generation
 
-from roadworthy.runtimes.langgraph.journal import attempt_journal
-from roadworthy.runtimes.langgraph.metering import attempt_meter
 from roadworthy.runtimes.langgraph.model_calls import OpenCall, answered_call, asking_call
 from roadworthy.runtimes.langgraph.stop_fields import is_cut
+
+# From a model's start callback to the model.
+_FRAMES = 12
+_BY_CODE = {
+    BaseChatModel.generate.__code__: True,
+    BaseChatModel.agenerate.__code__: True,
+    BaseChatModel.stream.__code__: False,
+    BaseChatModel.astream.__code__: False,
+}
 
 
 class JournalCache(BaseCache):
@@ -26,49 +35,31 @@ class JournalCache(BaseCache):
         self.delegate = delegate
 
     def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
-        """See ``BaseCache``.
-
-        Raises:
-            AttemptStopped: the call must be bought, and may not.
-        """
-        call = _asks(prompt, llm_string)
+        """See ``BaseCache``."""
+        call = _asking(prompt, llm_string)
         if call is not None and call.replay is not None:
-            return list(call.replay.answers)
+            return _replayed(call)
         if self.delegate is not None and (found := self.delegate.lookup(prompt, llm_string)) is not None:
             return _cached(call, found)
-        if call is not None and call.expected and (meter := attempt_meter.get()) is not None:
-            meter.buy(call)
         return None
 
     async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
         """As ``lookup``."""
-        call = _asks(prompt, llm_string)
+        call = _asking(prompt, llm_string)
         if call is not None and call.replay is not None:
-            return list(call.replay.answers)
+            return _replayed(call)
         if self.delegate is not None and (found := await self.delegate.alookup(prompt, llm_string)) is not None:
             return _cached(call, found)
-        if call is not None and call.expected and (meter := attempt_meter.get()) is not None:
-            await meter.buys(call)
         return None
 
     def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """See ``BaseCache``. What the provider cut off is kept nowhere."""
-        call = answered_call((prompt, llm_string))
-        if call is not None:
-            if _is_cut(call, return_val):
-                return
-            _keep(call, return_val)
-        if self.delegate is not None:
+        if self.delegate is not None and not _is_cut(answered_call((prompt, llm_string)), return_val):
             self.delegate.update(prompt, llm_string, return_val)
 
     async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
         """As ``update``."""
-        call = answered_call((prompt, llm_string))
-        if call is not None:
-            if _is_cut(call, return_val):
-                return
-            await _keep_soon(call, return_val)
-        if self.delegate is not None:
+        if self.delegate is not None and not _is_cut(answered_call((prompt, llm_string)), return_val):
             await self.delegate.aupdate(prompt, llm_string, return_val)
 
     def clear(self, **kwargs: object) -> None:
@@ -82,35 +73,73 @@ class JournalCache(BaseCache):
             await self.delegate.aclear(**kwargs)
 
 
-def install_journal() -> None:
-    """Put the journal in front of the global cache, whatever that is."""
-    current = get_llm_cache()
-    if not isinstance(current, JournalCache):
-        set_llm_cache(JournalCache(current))
+class Hook:
+    """Puts a ``JournalCache`` in front of the global cache while somebody needs it there. Safe from any thread."""
 
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._needed = 0
 
-@contextmanager
-def installed_journal() -> Generator[None]:
-    """The journal is in front of the global cache."""
-    install_journal()
-    try:
-        yield
-    finally:
+    @contextmanager
+    def placed(self, *, needed: bool) -> Generator[None]:
+        """It is there if it is ``needed``, or if the user has set a cache. Asked again for each attempt: a user may
+        set one at any time.
+        """
+        with self._lock:
+            self._needed += needed
+            current = get_llm_cache()
+            if not isinstance(current, JournalCache) and (needed or current is not None):
+                set_llm_cache(JournalCache(current))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._needed -= needed
+                if not self._needed:
+                    self._lift(only_if_idle=True)
+
+    def lift(self) -> None:
+        """Take it away: the user's cache is what it was."""
+        with self._lock:
+            self._lift(only_if_idle=False)
+
+    def _lift(self, *, only_if_idle: bool) -> None:
         current = get_llm_cache()
-        if isinstance(current, JournalCache):
+        if isinstance(current, JournalCache) and not (only_if_idle and current.delegate is not None):
             set_llm_cache(current.delegate)
 
 
-def _asks(prompt: str, llm_string: str) -> OpenCall | None:
-    """The call that asks, with its replay if there is one; None outside of an attempt."""
-    journal, call = attempt_journal.get(), asking_call()
-    if journal is None or call is None:
-        return None
-    call.question = (prompt, llm_string)
-    call.asked = journal.asked(prompt, llm_string)
-    if call.asked is not None:
-        call.replay = journal.find(call.asked)
+def asks_cache() -> bool:
+    """Whether the model whose start callback asks this will look into the global cache.
+
+    LangChain does not say. It knows best: streams ask none, and a model may have one of its own, or want none.
+    """
+    frame = sys._getframe(1)  # noqa: SLF001 -- documented, for CPython  # pyright: ignore[reportPrivateUsage]
+    for _ in range(_FRAMES):
+        if (asks := _BY_CODE.get(frame.f_code)) is not None:
+            return asks and _has_no_own(frame.f_locals.get("self"))
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return False
+
+
+def _has_no_own(model: object) -> bool:
+    cache = getattr(model, "cache", None)
+    return cache is None or cache is True
+
+
+def _asking(prompt: str, llm_string: str) -> OpenCall | None:
+    """The call that asks; None outside of an attempt."""
+    call = asking_call()
+    if call is not None:
+        call.question = (prompt, llm_string)
     return call
+
+
+def _replayed(call: OpenCall) -> RETURN_VAL_TYPE | None:
+    call.delivered = True
+    return None if call.replay is None else list(call.replay.answers)
 
 
 def _cached(call: OpenCall | None, found: RETURN_VAL_TYPE) -> RETURN_VAL_TYPE:
@@ -119,28 +148,7 @@ def _cached(call: OpenCall | None, found: RETURN_VAL_TYPE) -> RETURN_VAL_TYPE:
     return found
 
 
-def _is_cut(call: OpenCall, found: Sequence[Generation]) -> bool:
-    return any(isinstance(one, ChatGeneration) and is_cut(one.message, call.provider) for one in found)
-
-
-def _keep(call: OpenCall, found: Sequence[Generation]) -> None:
-    journal, answers = attempt_journal.get(), _answers(found)
-    # On the loop's own thread nobody can wait for the database.
-    if journal is None or call.asked is None or not answers or journal.on_its_loop or journal.loop.is_closed():
-        return
-    call.kept = asyncio.run_coroutine_threadsafe(journal.keep(call.asked, call, answers), journal.loop).result()
-
-
-async def _keep_soon(call: OpenCall, found: Sequence[Generation]) -> None:
-    journal, answers = attempt_journal.get(), _answers(found)
-    if journal is None or call.asked is None or not answers or journal.loop.is_closed():
-        return
-    keeping = journal.keep(call.asked, call, answers)
-    if journal.on_its_loop:
-        call.kept = await keeping
-    else:  # as in ``asyncio.run`` in a tool's thread
-        call.kept = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(keeping, journal.loop))
-
-
-def _answers(found: Sequence[Generation]) -> Sequence[ChatGeneration]:
-    return [one for one in found if isinstance(one, ChatGeneration)]
+def _is_cut(call: OpenCall | None, found: Sequence[Generation]) -> bool:
+    return call is not None and any(
+        isinstance(one, ChatGeneration) and is_cut(one.message, call.provider) for one in found
+    )

@@ -55,9 +55,9 @@ class OpenCall:
     ``tools`` are the definitions sent with the prompt. ``start``: what the provider said of the input before it
     answered; ``usage``: what it said of the whole.
 
-    ``expected``: believed to be a replay, so that nobody has asked whether it may be made. ``question``: prompt and
-    model as a cache was asked, ``asked`` the same for the journal. What came of it: ``replay``, or ``cached`` by
-    somebody else, or ``kept``, the call as the journal has it.
+    ``asked``: what the journal knows it by, None out of its reach; ``question``: prompt and model as a cache was asked.
+    ``replay``: the journal's answer, ``delivered`` in the model's stead, or ``cached`` by somebody else. ``answered``:
+    in full by the model; then ``kept`` is the call as the journal has it.
     """
 
     call_id: str
@@ -76,10 +76,11 @@ class OpenCall:
     usage: UsageMetadata | None = None
     outer: "OpenCall | None" = None
     closed: bool = False
-    expected: bool = False
-    question: tuple[str, str] | None = None
     asked: Asked | None = None
+    question: tuple[str, str] | None = None
     replay: Replay | None = None
+    delivered: bool = False
+    answered: bool = False
     cached: bool = False
     kept: ModelCall | None = None
 
@@ -215,6 +216,11 @@ def first_message(response: LLMResult) -> BaseMessage | None:
             if isinstance(generation, ChatGeneration):
                 return generation.message
     return None
+
+
+def chat_answers(response: LLMResult) -> Sequence[ChatGeneration]:
+    """The answers of a chat model to one prompt."""
+    return [one for one in (response.generations or [[]])[0] if isinstance(one, ChatGeneration)]
 
 
 def text_length(response: LLMResult) -> int:

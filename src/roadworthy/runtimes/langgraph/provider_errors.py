@@ -27,6 +27,8 @@ _SDKS = frozenset({"anthropic", "openai", "google", "ollama", "langchain_anthrop
 _BROKEN_CONNECTION = frozenset(
     {"APIConnectionError", "ClientConnectionError", "ClientPayloadError", "NetworkError", "TransportError"}
 )
+# Of the HTTP clients below the SDKs, which raise their own error from one of these.
+_NEVER_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError"})
 
 _REFUSED_KEY = ProviderUnavailable, "the model provider refused the key"
 _NOT_PERMITTED = ProviderUnavailable, "the model provider does not permit this with the key"
@@ -95,9 +97,9 @@ def comes_from_sdk(error: BaseException) -> bool:
 
 
 def was_refused(error: BaseException) -> bool:
-    """Whether the provider refused the call before it began to answer, so that nothing is billed."""
+    """Whether the provider refused the call before it began to answer, or never got it, so that nothing is billed."""
     status: object = getattr(error, "status_code", None)
-    return isinstance(status, int) and status >= _FIRST_CLIENT_ERROR
+    return (isinstance(status, int) and status >= _FIRST_CLIENT_ERROR) or _never_connected(error)
 
 
 def _by_body(error: BaseException) -> _Verdict | None:
@@ -126,6 +128,15 @@ def _by_status(error: BaseException) -> _Verdict | None:
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     return _REJECTED if _FIRST_CLIENT_ERROR <= status < _FIRST_SERVER_ERROR else _FAILED
+
+
+def _never_connected(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if _NEVER_CONNECTED & {kind.__name__ for kind in type(cause).__mro__}:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def _by_connection(error: BaseException) -> _Verdict | None:

@@ -1,31 +1,37 @@
-"""The meter of an attempt to which a budget applies: asks for money before each model call, and holds the call until
-there is some.
+"""The meter of an attempt that may have budgets: asks for money before each model call, and holds the call until there
+is some.
 
-``run`` makes one instead of the plain meter. Why money is reserved here, and what that cannot do, is in
+``run`` makes one for each attempt of the engine's. Why money is reserved here, and what that cannot do, is in
 ``docs/adr/0012-money-is-reserved-in-a-start-callback.md``.
 """
 
 import asyncio
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import CancelledError as NobodyWaits
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from threading import Lock, get_ident
+from contextvars import ContextVar
+from datetime import timedelta
+from threading import Event, Lock, get_ident
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks.manager import handle_event
 from langchain_core.messages import BaseMessage, HumanMessage
-from langchain_core.outputs import LLMResult
 
 from roadworthy.domain.errors import BudgetExceeded, StorageUnavailable
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
-from roadworthy.ports.runtime import Caps, PlannedCall, RuntimeEvent, Spending
+from roadworthy.ports.runtime import PATIENCE, Caps, PlannedCall, RuntimeEvent, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop, AttemptStopped
-from roadworthy.runtimes.langgraph.metering import ModelMeter
-from roadworthy.runtimes.langgraph.model_calls import OpenCall, planned_call
+from roadworthy.runtimes.langgraph.metering import ModelMeter, asked_by_sync_code
+from roadworthy.runtimes.langgraph.model_calls import planned_call
+from roadworthy.runtimes.langgraph.waiting import Heartbeat, WaitingRoom
+
+# Of a thread for which the waiting room has no place.
+_HASTE = timedelta(seconds=1)
+
+# The calls that led to the present one and may wait for it. Tasks and threads that are begun meanwhile inherit it.
+_makers: ContextVar[tuple[UUID, ...]] = ContextVar("roadworthy_makers", default=())
 
 
 class GatedMeter(ModelMeter):
@@ -40,6 +46,7 @@ class GatedMeter(ModelMeter):
         emit: Callable[[RuntimeEvent], None],
         *,
         spending: Spending,
+        room: WaitingRoom,
         stop: AttemptStop,
         caps: Caps,
         clock: Clock,
@@ -53,15 +60,13 @@ class GatedMeter(ModelMeter):
 
         super().__init__(tell, stop=stop, caps=caps, clock=clock, tool_chars=tool_chars)
         self._spending = spending
+        self._room = room
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
+        self._beat = Heartbeat(self._loop)
         self._asking_lock = Lock()
         self._given_up = False
         self._asked: set[Future[None]] = set()
-        # By call: the task or thread that makes it.
-        self._makers: dict[UUID, object] = {}
-        # Calls that are expected to be replays, and their makers.
-        self._unasked: dict[UUID, tuple[PlannedCall, object]] = {}
 
     def close(self) -> None:
         """See ``ModelMeter``."""
@@ -74,38 +79,12 @@ class GatedMeter(ModelMeter):
     @property
     def on_chat_model_start(self) -> Callable[..., Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- a method there
         """A model is about to be called: a coroutine function for who can await it, else a function."""
-        return self._chat_model_start if _asked_by_sync_code() else self._chat_model_starts
+        return self._chat_model_start if asked_by_sync_code() else self._chat_model_starts
 
     @property
     def on_llm_start(self) -> Callable[..., Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- as above
         """As ``on_chat_model_start``, for models that complete texts."""
-        return self._llm_start if _asked_by_sync_code() else self._llm_starts
-
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **said: object) -> None:
-        """See ``ModelMeter``."""
-        self._forget(run_id)
-        super().on_llm_end(response, run_id=run_id, **said)
-
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **said: object) -> None:
-        """See ``ModelMeter``."""
-        self._forget(run_id)
-        super().on_llm_error(error, run_id=run_id, **said)
-
-    def buy(self, call: OpenCall) -> None:
-        """See ``ModelMeter``."""
-        run_id = UUID(call.call_id)
-        with self._buying(call):
-            if (unasked := self._unasked.pop(run_id, None)) is not None:
-                self._block(run_id, *unasked)
-            self._admit_call()
-
-    async def buys(self, call: OpenCall) -> None:
-        """See ``ModelMeter``."""
-        run_id = UUID(call.call_id)
-        with self._buying(call):
-            if (unasked := self._unasked.pop(run_id, None)) is not None:
-                await self._wait(run_id, *unasked)
-            self._admit_call()
+        return self._llm_start if asked_by_sync_code() else self._llm_starts
 
     async def _chat_model_starts(
         self,
@@ -115,12 +94,10 @@ class GatedMeter(ModelMeter):
         run_id: UUID,
         **said: Any,  # noqa: ANN401 -- LangChain's
     ) -> None:
-        planned = _planned(run_id, messages[0] if messages else (), said)
-        if self._expects(messages, said.get("batch_size", 1)):
-            self._unasked[run_id] = (planned, asyncio.current_task())
-        else:
-            await self._wait(run_id, planned)
-        super().on_chat_model_start(serialized, messages, run_id=run_id, **said)
+        call = self._opened(run_id, serialized, messages, said)
+        if call.replay is None and await self._budgets_fit():
+            await self._wait(run_id, _planned(run_id, call.prompt, said))
+        self._begin(call, batch_size=said.get("batch_size", 1))
 
     async def _llm_starts(
         self,
@@ -130,7 +107,8 @@ class GatedMeter(ModelMeter):
         run_id: UUID,
         **said: Any,  # noqa: ANN401 -- as above
     ) -> None:
-        await self._wait(run_id, _planned(run_id, [HumanMessage(prompt) for prompt in prompts], said))
+        if await self._budgets_fit():
+            await self._wait(run_id, _planned(run_id, [HumanMessage(prompt) for prompt in prompts], said))
         super().on_llm_start(serialized, prompts, run_id=run_id, **said)
 
     def _chat_model_start(
@@ -141,12 +119,10 @@ class GatedMeter(ModelMeter):
         run_id: UUID,
         **said: Any,  # noqa: ANN401 -- as above
     ) -> None:
-        planned = _planned(run_id, messages[0] if messages else (), said)
-        if self._expects(messages, said.get("batch_size", 1)):
-            self._unasked[run_id] = (planned, get_ident())
-        else:
-            self._block(run_id, planned)
-        super().on_chat_model_start(serialized, messages, run_id=run_id, **said)
+        call = self._opened(run_id, serialized, messages, said)
+        if call.replay is None and self._spending.applies:
+            self._block(run_id, _planned(run_id, call.prompt, said))
+        self._begin(call, batch_size=said.get("batch_size", 1))
 
     def _llm_start(
         self,
@@ -156,80 +132,97 @@ class GatedMeter(ModelMeter):
         run_id: UUID,
         **said: Any,  # noqa: ANN401 -- as above
     ) -> None:
-        self._block(run_id, _planned(run_id, [HumanMessage(prompt) for prompt in prompts], said))
+        if self._spending.applies:
+            self._block(run_id, _planned(run_id, [HumanMessage(prompt) for prompt in prompts], said))
         super().on_llm_start(serialized, prompts, run_id=run_id, **said)
 
-    async def _wait(self, run_id: UUID, call: PlannedCall, maker: object = None) -> None:
-        with self._asking(run_id, maker or asyncio.current_task()) as patient:
+    async def _budgets_fit(self) -> bool:
+        if get_ident() == self._thread:
+            return await self._spending.budgets_fit()
+        return self._spending.applies
+
+    async def _wait(self, run_id: UUID, call: PlannedCall) -> None:
+        with self._asking(run_id) as patient:
             if get_ident() == self._thread:
-                await self._spending.reserve(call, patient=patient)
+                await self._spending.reserve(call, patience=PATIENCE if patient else None)
                 return
             # On another loop than the engine's, as in ``asyncio.run`` in a tool's thread.
-            try:
-                await asyncio.wrap_future(self._hand_over(call, patient=patient))
-            except asyncio.CancelledError:
-                if not self._given_up:
-                    raise
-                raise AttemptStopped("the attempt has ended") from None
+            with self._asked_for(call, patient=patient) as asked:
+                answer, since = asyncio.wrap_future(asked), self._clock.monotonic()
+                while not self._overtakes(call, since, patient=patient):
+                    if (await asyncio.wait({answer}, timeout=self._beat.pause))[0]:
+                        asked.result()
+                        return
 
-    def _block(self, run_id: UUID, call: PlannedCall, maker: object = None) -> None:
-        with self._asking(run_id, maker or get_ident()) as patient:
-            if get_ident() != self._thread:
-                self._hand_over(call, patient=patient).result()
-            elif (refusal := self._spending.refusal()) is not None:
-                # Nothing more can be done where waiting would hold up everything, the ledger included.
-                raise refusal
+    def _block(self, run_id: UUID, call: PlannedCall) -> None:
+        with self._asking(run_id) as patient:
+            if get_ident() == self._thread:
+                # Nothing can be waited for where that holds up everything, the ledger included.
+                self._spending.admit(call)
+                return
+            with self._asked_for(call, patient=patient) as asked:
+                since = self._clock.monotonic()
+                while not self._overtakes(call, since, patient=patient):
+                    if wait({asked}, self._beat.pause).done:
+                        asked.result()
+                        return
 
     @contextmanager
-    def _asking(self, run_id: UUID, maker: object) -> Generator[bool]:
+    def _asking(self, run_id: UUID) -> Generator[bool]:
         """The body asks for a call's money; yields whether it may wait.
 
         Raises:
             AttemptStopped: there is none, or the attempt has ended.
         """
         self._stop.check()
-        with self._asking_lock:
-            # Whoever has another call open would wait for itself.
-            patient = maker not in self._makers.values()
-            self._makers[run_id] = maker
-        admitted = False
+        # Whoever has another call open would wait for itself, as in a stream's loop that asks a model.
+        makers = tuple(one for one in _makers.get() if one in self._open)
         try:
-            yield patient
-            admitted = True
+            yield not makers
         except (BudgetExceeded, StorageUnavailable) as refusal:
             self._stop.trip(refusal)
         except NobodyWaits:
             raise AttemptStopped("the attempt has ended") from None
-        finally:
-            if not admitted:
-                self._makers.pop(run_id, None)
+        _makers.set((*makers, run_id))
 
-    def _forget(self, run_id: UUID) -> None:
-        self._makers.pop(run_id, None)
-        self._unasked.pop(run_id, None)
-
-    def _hand_over(self, call: PlannedCall, *, patient: bool) -> "Future[None]":
-        """Let the engine's loop ask.
+    @contextmanager
+    def _asked_for(self, call: PlannedCall, *, patient: bool) -> "Generator[Future[None]]":
+        """The engine's loop reserves for the body's thread, until the body ends.
 
         Raises:
             AttemptStopped: it does so no more.
         """
-        with self._asking_lock:
-            if self._given_up:
-                raise AttemptStopped("the attempt has ended")
-            future = asyncio.run_coroutine_threadsafe(self._spending.reserve(call, patient=patient), self._loop)
-            self._asked.add(future)
-        future.add_done_callback(self._asked.discard)
-        return future
+        needless = Event()
+        with self._room.place() as placed:
+            patience = (PATIENCE if placed else _HASTE) if patient else None
 
+            async def reserve() -> None:
+                if not needless.is_set():
+                    await self._spending.reserve(call, patience=patience)
 
-def _asked_by_sync_code() -> bool:
-    """Whether LangChain asks for a method of the handler in order to call it, not to await it. Even where a loop is
-    running it would run a coroutine elsewhere then, and heed nothing that is raised there.
-    """
-    # The property is asked, and asks here.
-    asking = sys._getframe(2)  # noqa: SLF001 -- documented, for CPython  # pyright: ignore[reportPrivateUsage]
-    return asking.f_code is handle_event.__code__
+            with self._asking_lock:
+                if self._given_up:
+                    raise AttemptStopped("the attempt has ended")
+                future = asyncio.run_coroutine_threadsafe(reserve(), self._loop)
+                self._asked.add(future)
+            future.add_done_callback(self._asked.discard)
+            try:
+                yield future
+            finally:
+                needless.set()
+                future.cancel()
+
+    def _overtakes(self, call: PlannedCall, since: float, *, patient: bool) -> bool:
+        """Whether a call is made without a reservation, because the loop that makes them stands still: it may be
+        waiting for this very thread, as when an async node calls ``model.batch``.
+        """
+        if not self._beat.still:
+            return False
+        if self._spending.admit(call) or not patient:
+            return True
+        if self._clock.monotonic() - since > PATIENCE.total_seconds():
+            raise BudgetExceeded("what is left in a budget is held by calls in flight")
+        return False
 
 
 def _planned(run_id: UUID, prompt: Sequence[BaseMessage], said: Mapping[str, object]) -> PlannedCall:

@@ -31,7 +31,7 @@ from roadworthy.runtimes.langgraph.journal import AttemptJournal, attempt_journa
 from roadworthy.runtimes.langgraph.journal_place import CheckpointWatch
 from roadworthy.runtimes.langgraph.keys import thread_key
 from roadworthy.runtimes.langgraph.metering import ModelMeter, attempt_meter
-from roadworthy.runtimes.langgraph.model_cache import install_journal
+from roadworthy.runtimes.langgraph.model_cache import Hook
 from roadworthy.runtimes.langgraph.outbox import Outbox
 from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_calls
 from roadworthy.runtimes.langgraph.reservation_gate import GatedMeter
@@ -40,11 +40,15 @@ from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
 from roadworthy.runtimes.langgraph.sink import StateSink
 from roadworthy.runtimes.langgraph.threads import WorkTracker
 from roadworthy.runtimes.langgraph.tool_journal import ToolJournal
+from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempted:
-    """What an attempt is about. ``agents``: all that are served. ``spending``: None when no budget applies."""
+    """What an attempt is about. ``agents``: all that are served. ``spending``: None when there can be no budget.
+
+    ``room``: where threads of all attempts wait for money. ``hook``: how answers from the journal get into the graph.
+    """
 
     run: Run
     agents: Mapping[str, ServedGraph]
@@ -53,6 +57,8 @@ class Attempted:
     clock: Clock
     first_on_thread: bool
     tool_chars: int
+    room: WaitingRoom
+    hook: Hook
     spending: Spending | None = None
 
     @property
@@ -145,7 +151,13 @@ class GraphExecution:
         if about.spending is None:
             return ModelMeter(put, stop=stop, caps=about.caps, clock=about.clock, tool_chars=about.tool_chars)
         return GatedMeter(
-            put, spending=about.spending, stop=stop, caps=about.caps, clock=about.clock, tool_chars=about.tool_chars
+            put,
+            spending=about.spending,
+            room=about.room,
+            stop=stop,
+            caps=about.caps,
+            clock=about.clock,
+            tool_chars=about.tool_chars,
         )
 
     def _refuse_calls(self) -> None:
@@ -158,7 +170,6 @@ class GraphExecution:
         current_attempt.set(self._scope)
         attempt_meter.set(self._meter)
         attempt_journal.set(self._journal)
-        install_journal()
         self._work.enter()
         enter_containment()
         try:
@@ -195,7 +206,9 @@ class GraphExecution:
         results = Results(about.served, await thread.answers_before(about.run, latest))
         if isinstance(plan, Ended):
             return self._ended(plan, results)
-        return await self._stream(await self._repaired(plan, thread, latest, journal), results)
+        start = await self._repaired(plan, thread, latest, journal)
+        with about.hook.placed(needed=self._journal.has_answers):
+            return await self._stream(start, results)
 
     def _tool_journal(self, thread: ThreadHistory) -> ToolJournal:
         about, scope = self._about, self._scope

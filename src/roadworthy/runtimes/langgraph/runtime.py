@@ -21,6 +21,7 @@ from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
+from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
 from roadworthy.runtimes.langgraph.config import state_config
 from roadworthy.runtimes.langgraph.exits import contained_tasks
@@ -30,7 +31,7 @@ from roadworthy.runtimes.langgraph.inputs import check_context, check_state
 from roadworthy.runtimes.langgraph.jsonable import to_json
 from roadworthy.runtimes.langgraph.keys import CHECKPOINTS_FILE, thread_key
 from roadworthy.runtimes.langgraph.messages import human_message, messages_in, to_message
-from roadworthy.runtimes.langgraph.model_cache import installed_journal
+from roadworthy.runtimes.langgraph.model_cache import Hook
 from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts, serve_graph
 from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
@@ -38,10 +39,13 @@ from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreSc
 from roadworthy.runtimes.langgraph.store_items import STORE_FILE
 from roadworthy.runtimes.langgraph.survivors import message_ids_in
 from roadworthy.runtimes.langgraph.tool_rows import resolve_row, reviews_of
+from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 
 _log = logging.getLogger(__name__)
 
 _CLOSE_PATIENCE = timedelta(seconds=5)
+# A quarter of the smallest executor that ``bootstrap`` makes.
+_WAITING_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,8 @@ class LangGraphRuntime:
     store: OwnedStore
     guard: ToolGuard
     clock: Clock
+    room: WaitingRoom
+    hook: Hook
 
     def agents(self) -> Sequence[Agent]:
         """All agents; the first is the default."""
@@ -90,6 +96,8 @@ class LangGraphRuntime:
                 clock=self.clock,
                 first_on_thread=first_on_thread,
                 tool_chars=self.guard.max_chars,
+                room=self.room,
+                hook=self.hook,
                 spending=spending,
             )
         )
@@ -179,8 +187,10 @@ async def open_runtime(
     extra_types: Sequence[str],
     store_index: StoreConfig | None,
     clock: Clock,
+    waiting_threads: int = _WAITING_THREADS,
 ) -> AsyncGenerator[LangGraphRuntime]:
-    """Serve ``agents``, with their state in two files in ``folder``.
+    """Serve ``agents``, with their state in two files in ``folder``. ``waiting_threads``: so many at once may wait for
+    money; a small part of the loop's default executor, which model clients need as well.
 
     Raises:
         ConfigError: an extra state type or the store's index is wrong.
@@ -196,8 +206,20 @@ async def open_runtime(
             for warning in replaced_parts(loaded):
                 _log.warning(warning)
             served[loaded.name] = serve_graph(loaded, saver=saver, store=store, guard=guard, extra_types=extra_types)
-        with contained_tasks(asyncio.get_running_loop()), installed_journal():
-            yield LangGraphRuntime(served=served, saver=saver, store=store, guard=guard, clock=clock)
+        hook = Hook()
+        with contained_tasks(asyncio.get_running_loop()), unreported_stops():
+            try:
+                yield LangGraphRuntime(
+                    served=served,
+                    saver=saver,
+                    store=store,
+                    guard=guard,
+                    clock=clock,
+                    room=WaitingRoom(waiting_threads),
+                    hook=hook,
+                )
+            finally:
+                hook.lift()
 
 
 def _key(run: Run) -> str:

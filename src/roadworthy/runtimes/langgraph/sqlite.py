@@ -166,7 +166,7 @@ class Connection(aiosqlite.Connection):
         self._conn.execute("SAVEPOINT piece")
         try:
             waiting.result = waiting.work(self._conn)
-        except Exception as error:
+        except Exception as error:  # whatever it is belongs to who waits for the work, not to this thread
             waiting.error = error
             if not self._conn.in_transaction:
                 raise  # SQLite has rolled back everything, as it does when the disk is full

@@ -14,7 +14,7 @@ from tests.unit.http.test_problems import EXPECTED
 
 PAGE = (Path(__file__).parents[4] / "docs" / "http-api.md").read_text()
 # Roots of families, and what never leaves the server.
-NEVER_SENT = {"agent_error", "config", "invalid_transition", "lease_lost", "limit_exceeded", "unavailable"}
+NEVER_SENT = {"agent_error", "config", "invalid_transition", "lease_lost", "limit_exceeded"}
 
 
 def section(heading: str) -> str:

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("most", sa.BigInteger, nullable=False),
     )
     _create_audit()
+    op.add_column("api_keys", sa.Column("replaced_at", sa.BigInteger))
 
 
 def downgrade() -> None:
@@ -44,6 +45,8 @@ def _price_the_ledger() -> None:
     op.drop_index("model_calls_of_owner", "model_calls")
     op.create_index("model_calls_of_owner", "model_calls", ["tenant", "owner", "started_at"])
     op.create_index("model_calls_of_tenant", "model_calls", ["tenant", "started_at"])
+    op.create_index("model_calls_of_key", "model_calls", ["tenant", "key_id", "started_at"])
+    _append_only("model_calls", "the ledger")
 
 
 def _create_budgets() -> None:
@@ -87,6 +90,7 @@ def _create_reservations() -> None:
         sa.Column("provider", sa.Text, nullable=False),
         sa.Column("model", sa.Text, nullable=False),
         sa.Column("input_tokens", sa.BigInteger, nullable=False),
+        sa.Column("output_tokens", sa.BigInteger, nullable=False),
         sa.Column("nanos", sa.BigInteger, nullable=False),
         sa.Column("periods", sa.Text, nullable=False),
         sa.Column("started_at", sa.BigInteger, nullable=False),
@@ -109,9 +113,13 @@ def _create_audit() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("audit_of_tenant", "audit", ["tenant", "seq"])
+    _append_only("audit", "the audit log")
+
+
+def _append_only(table: str, name: str) -> None:
     if op.get_context().dialect.name == "sqlite":
         for change in ("UPDATE", "DELETE"):
             op.execute(
-                f"CREATE TRIGGER audit_no_{change.lower()} BEFORE {change} ON audit "
-                "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+                f"CREATE TRIGGER {table}_no_{change.lower()} BEFORE {change} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{name} is append-only'); END"
             )
