@@ -20,6 +20,7 @@ from roadworthy.domain.lease import Lease
 from roadworthy.domain.run import InputKind, Run, RunError, RunResult, RunStatus
 from roadworthy.domain.usage import ModelCall
 from roadworthy.engine.cancellation import StopSignal
+from roadworthy.engine.losses import calls_so_far
 from roadworthy.engine.metering import Meter
 from roadworthy.engine.settlements import Settlements
 from roadworthy.engine.spending import AttemptSpending, Purse, open_spending
@@ -142,11 +143,11 @@ class Attempt:
         """
         around = self._around
         async with asyncio.TaskGroup() as group:
-            writer = self._writer = await self._open()
             spending = await open_spending(self.run, around.purse, self._note_progress)
             meter = self._meter = Meter(
                 self.run, group, spending=spending, ledger=around.ledger, rates=around.rates, telemetry=around.telemetry
             )
+            writer = self._writer = await self._open(spending, meter)
             with closing(spending):
                 async with self._prepare(spending) as execution:
                     self.execution = execution
@@ -160,13 +161,16 @@ class Attempt:
                     on_ended(final, self._failure)
                     await execution.settled()
 
-    async def _open(self) -> EventWriter:
+    async def _open(self, spending: AttemptSpending, meter: Meter) -> EventWriter:
         void: Collection[str] = ()
         if self.run.attempt > 1:
-            await self._around.ledger.settle_lost(self.run)
-            calls = await self._around.ledger.of_run(self.run.owner, self.run.run_id)
-            seen = await self._around.log.read(self.run)
+            around = self._around
+            seen = await around.log.read(self.run)
+            calls = await calls_so_far(
+                self.run, seen, ledger=around.ledger, runtime=around.runtime, spending=spending, meter=meter
+            )
             self._tally.inherit(seen, calls)
+            await meter.flush()
             void = await self._void(seen)
             if self.run.losses:
                 # The call that was in flight when the worker died may have been billed without leaving a trace.

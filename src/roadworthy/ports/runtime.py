@@ -234,6 +234,12 @@ class AgentRuntime(Protocol):
         """
         ...
 
+    async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
+        """Complete model calls of earlier attempts of ``run`` that the next one will not make again, as far as they are
+        kept for it: their worker may have died before it told anybody of them.
+        """
+        ...
+
     async def progress_mark(self, run: Run) -> str | None:
         """Opaque marker of the thread's latest checkpoint; equal marks mean no progress in between."""
         ...

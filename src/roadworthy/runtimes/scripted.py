@@ -103,6 +103,7 @@ class ScriptedRuntime:
         self.problem: str | None = None
         self.reviews: dict[ThreadRef, list[ToolReview]] = {}
         self.resolutions: dict[str, Resolution] = {}
+        self.answered: dict[RunId, Sequence[ModelCall]] = {}
         self.items: dict[Owner, Sequence[JsonObject]] = {}
         self._agents = {agent.name: agent for agent in agents}
         self._default = says("Hello.") if default is None else default
@@ -172,6 +173,10 @@ class ScriptedRuntime:
     async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:  # noqa: ARG002 -- port
         """All of them: a script goes on behind the last event that was played."""
         return message_ids
+
+    async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
+        """What the test has put into ``answered``."""
+        return tuple(self.answered.get(run.run_id, ()))
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""

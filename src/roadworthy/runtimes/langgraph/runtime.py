@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from roadworthy.domain.principal import Owner
 from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
+from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
@@ -28,6 +30,7 @@ from roadworthy.runtimes.langgraph.exits import contained_tasks
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.guards import ToolGuard
 from roadworthy.runtimes.langgraph.inputs import check_context, check_state
+from roadworthy.runtimes.langgraph.journal_rows import calls_of
 from roadworthy.runtimes.langgraph.jsonable import to_json
 from roadworthy.runtimes.langgraph.keys import CHECKPOINTS_FILE, thread_key
 from roadworthy.runtimes.langgraph.messages import human_message, messages_in, to_message
@@ -120,6 +123,15 @@ class LangGraphRuntime:
         ref = ThreadRef(owner=run.owner, thread_id=run.thread_id)
         state = await served.graph.aget_state(state_config(ref), subgraphs=True)
         return message_ids_in(state) & set(message_ids)
+
+    async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
+        """See ``ports.runtime.AgentRuntime.answered_calls``."""
+        key = _key(run)
+
+        def read_answered(connection: sqlite3.Connection) -> Sequence[ModelCall]:
+            return calls_of(connection, key, run.run_id)
+
+        return await self.saver.conn.transact(read_answered)
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""
