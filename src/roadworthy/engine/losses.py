@@ -20,7 +20,7 @@ from roadworthy.ports.runtime import AgentRuntime
 
 @dataclass(slots=True)
 class _Shown:
-    """What an attempt has shown of one message. Retracted text counts too: it was paid for."""
+    """What an attempt has shown of one message. What it took back counts too: it was paid for."""
 
     attempt: int
     message_id: str
@@ -48,14 +48,14 @@ async def calls_so_far(
         StorageUnavailable: the ledger cannot be read.
     """
     recorded = await ledger.of_run(run.owner, run.run_id)
-    in_flight = await ledger.in_flight(run)
-    if not in_flight:
-        return recorded
+    in_flight, answered = await ledger.in_flight(run), await runtime.answered_calls(run)
     told = [event.body.call for event in seen if isinstance(event.body, UsageReported)]
-    lost = lost_calls(in_flight, seen, [*recorded, *await runtime.answered_calls(run), *told])
+    lost = lost_calls(in_flight, seen, [*recorded, *answered, *told])
     spending.take_over(lost)
-    owed = [meter.owe(call) for call in lost]
     known = {call.call_id for call in recorded}
+    # Without a budget nothing is held for these, and in a run that is over nobody asks for them again.
+    unheard = [call for call in answered if call.call_id not in known]
+    owed = [meter.owe(call) for call in {call.call_id: call for call in (*lost, *unheard)}.values()]
     return [*recorded, *(call for call in owed if call.call_id not in known)]
 
 

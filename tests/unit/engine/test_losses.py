@@ -215,6 +215,14 @@ async def test_calls_whose_end_is_in_the_log_or_with_the_runtime_are_no_estimate
     ]
 
 
+async def test_an_answer_that_the_ledger_never_heard_of_is_billed_without_a_budget_too() -> None:
+    ledger, runtime = LosingLedger(recorded=[ended("done")]), ScriptedRuntime()
+    runtime.answered[RUN.run_id] = [ended("done"), ended("kept")]
+    calls, _ = await recover(ledger, runtime=runtime)
+    assert [call.call_id for call in ledger.appended] == ["kept"]
+    assert [call.call_id for call in calls] == ["done", "kept"]
+
+
 async def test_calls_that_cannot_wait_know_of_what_was_lost() -> None:
     _, spending = await recover(LosingLedger(in_flight("a")), a_budget(7))
     with pytest.raises(BudgetExceeded):
