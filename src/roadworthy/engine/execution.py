@@ -155,8 +155,8 @@ class Attempt:
                         execution.drain()
                     graph = group.create_task(self._drive(execution, writer, meter))
                     verdict = await self._supervise(graph)
-                    if not graph.done():
-                        execution.fence()
+                    # A graph that has ended has nothing left to write; threads that it has left behind may think so.
+                    execution.fence()
                     final = await self._conclude(verdict, execution, writer, meter)
                     on_ended(final, self._failure)
                     await execution.settled()

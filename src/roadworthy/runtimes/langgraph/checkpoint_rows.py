@@ -6,6 +6,7 @@ Whole pieces of work on one connection. ``checkpoints`` runs them, the writing o
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from langgraph.checkpoint.sqlite.utils import pending_writes_sql
@@ -62,6 +63,11 @@ _THREADS_OF_RUN = (
 )
 _DELETE = "DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
 _DELETE_WRITES = "DELETE FROM writes WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
+_SOME = "SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = ? LIMIT ?"
+_DELETE_SOME_WRITES, _DELETE_SOME_BLOBS = (
+    f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE thread_id = ? LIMIT ?)"  # noqa: S608 -- constants
+    for table in ("writes", "blobs")
+)
 _SHARING = (
     f"SELECT checkpoint FROM checkpoints WHERE thread_id = ?1 AND type = '{SHARED}' "  # noqa: S608 -- a constant
     f"UNION ALL SELECT value FROM writes WHERE thread_id = ?1 AND type = '{SHARED}'"
@@ -182,10 +188,15 @@ def open_writes(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[s
     return connection.execute(_OPEN_WRITES, (thread, thread)).fetchall()
 
 
-def erase_thread(connection: sqlite3.Connection, thread: str) -> None:
-    """Delete all rows of a thread."""
-    for table in ("writes", "checkpoints", "blobs"):
-        connection.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread,))  # noqa: S608 -- constants
+def delete_some(connection: sqlite3.Connection, thread: str, limit: int) -> bool:
+    """Delete up to ``limit`` checkpoints of a thread, with what was written on them, then what was written on missing
+    ones, then parts. False when nothing was left.
+    """
+    found = connection.execute(_SOME, (thread, limit)).fetchall()
+    delete(connection, thread, found)
+    return bool(found) or any(
+        connection.execute(statement, (thread, limit)).rowcount for statement in (_DELETE_SOME_WRITES, _DELETE_SOME_BLOBS)
+    )
 
 
 def erase_run(connection: sqlite3.Connection, thread: str, run_id: str) -> None:
@@ -206,14 +217,16 @@ def delete(connection: sqlite3.Connection, thread: str, checkpoints: Iterable[tu
     connection.executemany(_DELETE, places)
 
 
-def sweep(connection: sqlite3.Connection, thread: str) -> None:
-    """Delete the parts that no checkpoint of the thread stands on any more."""
+def sweep(connection: sqlite3.Connection, thread: str, limit: int | None = None) -> bool:
+    """Delete the parts that no checkpoint of the thread stands on any more, up to ``limit``. False when none are left."""
     stored: set[Key] = {key for (key,) in connection.execute("SELECT key FROM blobs WHERE thread_id = ?", (thread,))}
     if not stored:
-        return
+        return False
     for (data,) in connection.execute(_SHARING, (thread,)):
         stored.difference_update(keys_of(SHARED, data))
-    connection.executemany("DELETE FROM blobs WHERE thread_id = ? AND key = ?", [(thread, key) for key in stored])
+    going = [(thread, key) for key in islice(stored, limit)]
+    connection.executemany("DELETE FROM blobs WHERE thread_id = ? AND key = ?", going)
+    return len(going) < len(stored)
 
 
 def copy_thread(connection: sqlite3.Connection, source: str, target: str) -> None:

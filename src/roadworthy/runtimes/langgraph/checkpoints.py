@@ -6,6 +6,7 @@ looks at the attempt's fence right before writing. What a thread's checkpoints s
 ``runtime`` opens it; ``resume`` and ``run`` ask about latest checkpoints; LangGraph calls the rest.
 """
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
@@ -51,8 +52,10 @@ from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, erase_tool
 # Writes that tell what happened to a task, not what it produced (langgraph.pregel._task_status).
 _CONTROL = frozenset({"__error__", "__error_source_node__", "__interrupt__", "__resume__"})
 _NO_TASK = "00000000-0000-0000-0000-000000000000"
-# Checkpoints that one transaction deletes: some milliseconds, in which nothing else can be written.
-_PRUNED_AT_ONCE = 100
+# Checkpoints, or parts of them, that one transaction deletes: some milliseconds, in which nothing else can be written.
+_DELETED_AT_ONCE = 100
+# Between two of these, for what came meanwhile.
+_PAUSE_SECONDS = 0.005
 
 Superfluous: TypeAlias = Callable[[sqlite3.Connection], Sequence[tuple[str, str]]]
 
@@ -167,14 +170,19 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         await self._write(thread, encode, put)
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete everything of a thread: checkpoints, journalled responses and tool calls. Idempotent."""
+        """Delete everything of a thread: checkpoints, journalled responses and tool calls. Idempotent.
 
-        def erase(connection: sqlite3.Connection) -> None:
-            rows.erase_thread(connection, thread_id)
+        In small transactions, with others' work in between; one that was cut off is finished by the next.
+        """
+
+        def some(connection: sqlite3.Connection) -> bool:
+            if rows.delete_some(connection, thread_id, _DELETED_AT_ONCE):
+                return True
             forget_thread(connection, thread_id)
             erase_tool_rows(connection, thread_id)
+            return False
 
-        await self._change(thread_id, erase)
+        await self._change_until_done(thread_id, some)
 
     async def erase_run(self, thread_id: str, run_id: RunId) -> None:
         """Delete the checkpoints of one run, subgraphs' included, with what was written on them. Idempotent."""
@@ -302,18 +310,24 @@ class FencedSqliteSaver(AsyncSqliteSaver):
                 known.note(one.blobs, one.chunks)
             return
 
-    async def _change(self, thread: str, work: Callable[[sqlite3.Connection], None]) -> None:
+    async def _change(self, thread: str, work: Callable[[sqlite3.Connection], rows.Answer]) -> rows.Answer:
         """Do what may delete parts that are known to be there. What is written after it must not count on them."""
         self.knowledge.forget(thread)
-        await self.conn.transact(work, about=thread)
+        return await self.conn.transact(work, about=thread)
+
+    async def _change_until_done(self, thread: str, some: Callable[[sqlite3.Connection], bool]) -> None:
+        """As ``_change``, again and again while ``some`` says that there is more."""
+        while await self._change(thread, some):
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _prune(self, thread: str, choose: Superfluous) -> int:
         going = await self.conn.transact(choose, about=thread)
-        for start in range(0, len(going), _PRUNED_AT_ONCE):
-            batch = going[start : start + _PRUNED_AT_ONCE]
+        for start in range(0, len(going), _DELETED_AT_ONCE):
+            batch = going[start : start + _DELETED_AT_ONCE]
             await self._change(thread, lambda connection, batch=batch: rows.delete(connection, thread, batch))
+            await asyncio.sleep(_PAUSE_SECONDS)
         if going:
-            await self._change(thread, lambda connection: rows.sweep(connection, thread))
+            await self._change_until_done(thread, lambda found: rows.sweep(found, thread, _DELETED_AT_ONCE))
         return len(going)
 
     async def _ask(self, question: Callable[[sqlite3.Connection, str], rows.Answer], about: str) -> rows.Answer:
