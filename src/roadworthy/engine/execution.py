@@ -96,6 +96,7 @@ class Attempt:
         self._tally = Tally()
         self._meter: Meter | None = None
         self._writer: EventWriter | None = None
+        self._told: Collection[str] = ()
         self._last_progress = around.clock.monotonic()
         self._failure: RoadworthyError | None = None
         self._model_answered = False
@@ -187,17 +188,19 @@ class Attempt:
         return writer
 
     async def _void(self, seen: Sequence[Event]) -> Collection[str]:
-        """Messages of earlier attempts whose text the state does not hold, in the order they were shown."""
-        shown: dict[str, None] = {}
+        """Messages of earlier attempts whose text the state does not hold, in the order they were shown. The others
+        are told: nobody need say them again.
+        """
+        shown: dict[str, str] = {}
         for event in seen:
             if isinstance(event.body, ContentDelta):
-                shown[event.body.message_id] = None
+                shown[event.body.message_id] = shown.get(event.body.message_id, "") + event.body.text
             elif isinstance(event.body, ContentRetracted):
                 shown.pop(event.body.message_id, None)
         if not shown:
             return ()
-        surviving = await self._around.runtime.surviving(self.run, shown.keys())
-        return [message_id for message_id in shown if message_id not in surviving]
+        self._told = await self._around.runtime.surviving(self.run, shown)
+        return [message_id for message_id in shown if message_id not in self._told]
 
     def _prepare(self, spending: AttemptSpending) -> AbstractAsyncContextManager[Execution]:
         return self._around.runtime.execution(
@@ -205,6 +208,7 @@ class Attempt:
             caps=self._caps_left(),
             first_on_thread=self.run.ord == 1,
             spending=spending,
+            told=self._told,
         )
 
     def _caps_left(self) -> Caps:

@@ -55,9 +55,9 @@ class RetentionStore(Protocol):
         """Threads used at or after a moment that nothing runs on now, in the order of their use, behind ``after``."""
         ...
 
-    async def trim_outputs(self, thread: UsedThread, *, keep: int) -> tuple[Batch, UsedThread]:
-        """Set ``output`` to null in some of the runs that are older than the thread's latest ``keep``. Also the thread
-        as it is then. Does nothing while a run is under way.
+    async def trim_outputs(self, thread: UsedThread, *, keep: int, before: datetime) -> tuple[Batch, UsedThread]:
+        """Set ``output`` to null in some of the runs that are older than the thread's latest ``keep``, up to the first
+        one that ended after ``before``. Also the thread as it is then. Does nothing while a run is under way.
         """
         ...
 

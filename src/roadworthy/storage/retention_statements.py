@@ -61,7 +61,7 @@ SET_OUTPUTS_FROM = sa.update(threads).where(_named).values(outputs_from=param("o
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 RESULTS_OF_THREAD = (
-    sa.select(runs.c.seq, runs.c.ord, runs.c.result)
+    sa.select(runs.c.seq, runs.c.ord, runs.c.finished_at, runs.c.result)
     .where(
         runs.c.tenant == param("tenant"),
         runs.c.owner == param("owner"),

@@ -63,10 +63,9 @@ _THREADS_OF_RUN = (
 )
 _DELETE = "DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
 _DELETE_WRITES = "DELETE FROM writes WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
-_SOME = "SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = ? LIMIT ?"
-_DELETE_SOME_WRITES, _DELETE_SOME_BLOBS = (
-    f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE thread_id = ? LIMIT ?)"  # noqa: S608 -- constants
-    for table in ("writes", "blobs")
+_ALL = " UNION ".join(
+    f"SELECT checkpoint_ns, checkpoint_id FROM {table} WHERE thread_id = ?"  # noqa: S608 -- constants
+    for table in ("checkpoints", "writes")
 )
 _SHARING = (
     f"SELECT checkpoint FROM checkpoints WHERE thread_id = ?1 AND type = '{SHARED}' "  # noqa: S608 -- a constant
@@ -188,15 +187,9 @@ def open_writes(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[s
     return connection.execute(_OPEN_WRITES, (thread, thread)).fetchall()
 
 
-def delete_some(connection: sqlite3.Connection, thread: str, limit: int) -> bool:
-    """Delete up to ``limit`` checkpoints of a thread, with what was written on them, then what was written on missing
-    ones, then parts. False when nothing was left.
-    """
-    found = connection.execute(_SOME, (thread, limit)).fetchall()
-    delete(connection, thread, found)
-    return bool(found) or any(
-        connection.execute(statement, (thread, limit)).rowcount for statement in (_DELETE_SOME_WRITES, _DELETE_SOME_BLOBS)
-    )
+def all_of(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[str, str]]:
+    """Namespace and id of all that a thread has rows of, also of checkpoints that only something was written on."""
+    return connection.execute(_ALL, (thread, thread)).fetchall()
 
 
 def erase_run(connection: sqlite3.Connection, thread: str, run_id: str) -> None:
@@ -218,7 +211,7 @@ def delete(connection: sqlite3.Connection, thread: str, checkpoints: Iterable[tu
 
 
 def sweep(connection: sqlite3.Connection, thread: str, limit: int | None = None) -> bool:
-    """Delete the parts that no checkpoint of the thread stands on any more, up to ``limit``. False when none are left."""
+    """Delete the parts that no checkpoint of the thread stands on any more, up to ``limit``. Whether there are more."""
     stored: set[Key] = {key for (key,) in connection.execute("SELECT key FROM blobs WHERE thread_id = ?", (thread,))}
     if not stored:
         return False

@@ -52,8 +52,9 @@ from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, erase_tool
 # Writes that tell what happened to a task, not what it produced (langgraph.pregel._task_status).
 _CONTROL = frozenset({"__error__", "__error_source_node__", "__interrupt__", "__resume__"})
 _NO_TASK = "00000000-0000-0000-0000-000000000000"
-# Checkpoints, or parts of them, that one transaction deletes: some milliseconds, in which nothing else can be written.
-_DELETED_AT_ONCE = 100
+# Checkpoints, and parts, that one transaction deletes. LangGraph's own saver makes checkpoints of a megabyte.
+_DELETED_AT_ONCE = 25
+_PARTS_AT_ONCE = 1000
 # Between two of these, for what came meanwhile.
 _PAUSE_SECONDS = 0.005
 
@@ -175,14 +176,13 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         In small transactions, with others' work in between; one that was cut off is finished by the next.
         """
 
-        def some(connection: sqlite3.Connection) -> bool:
-            if rows.delete_some(connection, thread_id, _DELETED_AT_ONCE):
-                return True
+        def forget(connection: sqlite3.Connection) -> None:
             forget_thread(connection, thread_id)
             erase_tool_rows(connection, thread_id)
-            return False
 
-        await self._change_until_done(thread_id, some)
+        await self._delete(thread_id, await self._ask(rows.all_of, thread_id))
+        await self._sweep(thread_id)
+        await self.conn.transact(forget, about=thread_id)
 
     async def erase_run(self, thread_id: str, run_id: RunId) -> None:
         """Delete the checkpoints of one run, subgraphs' included, with what was written on them. Idempotent."""
@@ -315,20 +315,26 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         self.knowledge.forget(thread)
         return await self.conn.transact(work, about=thread)
 
-    async def _change_until_done(self, thread: str, some: Callable[[sqlite3.Connection], bool]) -> None:
-        """As ``_change``, again and again while ``some`` says that there is more."""
-        while await self._change(thread, some):
-            await asyncio.sleep(_PAUSE_SECONDS)
-
     async def _prune(self, thread: str, choose: Superfluous) -> int:
         going = await self.conn.transact(choose, about=thread)
+        await self._delete(thread, going)
+        if going:
+            await self._sweep(thread)
+        return len(going)
+
+    async def _delete(self, thread: str, going: Sequence[tuple[str, str]]) -> None:
+        """Delete checkpoints, in small transactions. What is written meanwhile stays."""
         for start in range(0, len(going), _DELETED_AT_ONCE):
             batch = going[start : start + _DELETED_AT_ONCE]
             await self._change(thread, lambda connection, batch=batch: rows.delete(connection, thread, batch))
             await asyncio.sleep(_PAUSE_SECONDS)
-        if going:
-            await self._change_until_done(thread, lambda found: rows.sweep(found, thread, _DELETED_AT_ONCE))
-        return len(going)
+
+    async def _sweep(self, thread: str) -> None:
+        """Delete the parts that nothing stands on: each transaction looks anew, for something may have come."""
+        more = True
+        while more:
+            more = await self._change(thread, lambda connection: rows.sweep(connection, thread, _PARTS_AT_ONCE))
+            await asyncio.sleep(_PAUSE_SECONDS if more else 0)
 
     async def _ask(self, question: Callable[[sqlite3.Connection, str], rows.Answer], about: str) -> rows.Answer:
         """Ask behind everything that was asked for before."""
