@@ -52,7 +52,9 @@ class RetentionStore(Protocol):
         ...
 
     async def used_threads(self, since: datetime, after: UsedThread | None, *, limit: int) -> Sequence[UsedThread]:
-        """Threads used at or after a moment that nothing runs or waits on now, in the order of their use, behind ``after``."""
+        """Threads used at or after a moment that no run has now, nor waits for; in the order of their use, behind
+        ``after``.
+        """
         ...
 
     async def trim_outputs(self, thread: UsedThread, *, keep: int, before: datetime) -> tuple[Batch, UsedThread]:
