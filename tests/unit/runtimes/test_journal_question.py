@@ -58,7 +58,11 @@ def test_the_same_is_asked_with_another_client_and_in_another_order_of_making() 
     assert asked(client=CLIENT) == asked(client=CLIENT | {"repr": "<Client object at 0x8e1>"}) is not None
 
 
-@pytest.mark.parametrize("made", [lambda: 1, partial(named), Odd(), Odd().method, HumanMessage], ids=repr)
+@pytest.mark.parametrize(
+    "made",
+    [lambda: 1, partial(named), Odd(), Odd().method, HumanMessage],
+    ids=["unnamed", "partial", "object", "method", "class"],
+)
 def test_what_another_process_would_name_differently_is_no_question(made: object) -> None:
     named_by_class = isinstance(made, type)
     assert (asked(params={"tools": [made]}) is not None) == named_by_class
