@@ -388,7 +388,7 @@ def _watched(scope: AttemptScope | None) -> Generator[None]:
     error: BaseException | None = None
     try:
         yield
-    except Exception as raised:
+    except Exception as raised:  # whatever it is: who waits for this checkpoint waits in vain
         error = raised
         raise
     finally:
