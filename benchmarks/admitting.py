@@ -19,6 +19,7 @@ from roadworthy.bootstrap import Container, Project, bootstrap
 from roadworthy.domain.audit import Actor
 from roadworthy.domain.budget import BudgetScope, BudgetWindow
 from roadworthy.domain.ids import AgentName, RunId, ThreadId, new_id
+from roadworthy.domain.load import Load
 from roadworthy.domain.money import NANOS
 from roadworthy.domain.principal import Owner, Principal
 from roadworthy.domain.rate_limit import AppliedLimit, RateKind, RateScope
@@ -71,6 +72,9 @@ class _Taking:
     def provider_trouble(self) -> str | None:
         return None
 
+    def load(self) -> Load:
+        raise AssertionError("not used")
+
     def stuck(self) -> bool:
         return False
 
@@ -112,6 +116,7 @@ async def _let_in(container: Container, key: str, count: int) -> Sequence[float]
         ledger=SqlLedger(container.database),
         rates=MemoryRateCounters(),
         clock=clock,
+        telemetry=Silence(),
     )
     seconds: list[float] = []
     for _ in range(count):

@@ -10,8 +10,10 @@ import uvloop
 
 from benchmarks.graphs.scripted import instant
 from roadworthy.bootstrap import Container, Project, bootstrap
+from roadworthy.domain.errors import LimitExceeded
 from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.domain.run import Run
+from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.queue import Accepted
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.services.runs import CreateRun
@@ -27,6 +29,15 @@ class Silence:
         """See the port."""
 
     def attempt_failed(self, run: Run, error: BaseException) -> None:
+        """See the port."""
+
+    def model_call(self, call: ModelCall) -> None:
+        """See the port."""
+
+    def model_call_replayed(self, call: ModelCall) -> None:
+        """See the port."""
+
+    def refused(self, error: LimitExceeded) -> None:
         """See the port."""
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:

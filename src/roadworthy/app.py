@@ -16,13 +16,14 @@ from starlette.responses import Response
 from starlette.types import Lifespan
 
 from roadworthy.bootstrap import Container
-from roadworthy.http import health
+from roadworthy.http import health, metrics
 from roadworthy.http.auth import ON_BEHALF_OF
 from roadworthy.http.deps import HttpLimits, Services, Web
 from roadworthy.http.middleware import REQUEST_ID, ProblemEdge, RequestContext, SecurityHeaders
 from roadworthy.http.openapi import install, methods_of
 from roadworthy.http.readiness import RecentProblems
 from roadworthy.http.request_body import BodyLimit, UnreadBody
+from roadworthy.ports.telemetry import Exposition, WebTelemetry
 from roadworthy.protocols.admin import routes as admin
 from roadworthy.protocols.admin.schemas import schemas as admin_schemas
 from roadworthy.protocols.plain import routes as plain
@@ -39,12 +40,14 @@ def build_app(
     auth: bool,
     version: str,
     api_version: str,
+    telemetry: WebTelemetry | None = None,
+    exposition: Exposition | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
     """The application. ``version``: of the server; ``api_version``: named in the OpenAPI document.
 
     ``auth`` False makes every caller the local user; the caller of this function has checked that only this machine
-    can connect.
+    can connect. ``exposition``: what ``/metrics`` shows; without one there is no such route.
     """
     app = FastAPI(
         title="Roadworthy",
@@ -62,12 +65,21 @@ def build_app(
             *plain_usage.router.routes,
             *admin.router.routes,
             *health.router.routes,
+            *(() if exposition is None else metrics.router.routes),
         ],
-        middleware=_middleware(limits),
+        middleware=_middleware(limits, telemetry),
         exception_handlers={HTTPException: _to_the_edge, RequestValidationError: _to_the_edge},
     )
     problems = RecentProblems(services.readiness)
-    app.state.web = Web(services=services, limits=limits, problems=problems, auth=auth, version=version)
+    app.state.web = Web(
+        services=services,
+        limits=limits,
+        problems=problems,
+        auth=auth,
+        version=version,
+        telemetry=telemetry,
+        exposition=exposition,
+    )
     install(app, schemas=lambda: {**plain_schemas(limits), **admin_schemas()}, auth=auth)
     return app
 
@@ -102,10 +114,10 @@ def http_limits(settings: Settings) -> HttpLimits:
     )
 
 
-def _middleware(limits: HttpLimits) -> Sequence[Middleware]:
+def _middleware(limits: HttpLimits, telemetry: WebTelemetry | None) -> Sequence[Middleware]:
     """Outermost first: a request passes them from top to bottom, its response from bottom to top."""
     return [
-        Middleware(RequestContext),
+        Middleware(RequestContext, telemetry=telemetry),
         Middleware(SecurityHeaders),
         *_cors(limits.cors_origins),
         Middleware(UnreadBody),

@@ -330,7 +330,7 @@ def _container(
     threads: Threads,
     first_key: NewKey | None,
 ) -> Container:
-    runtime, clock = around.runtime, around.clock
+    runtime, clock, told = around.runtime, around.clock, around.telemetry
     agents = Agents(runtime)
     return Container(
         agents=agents,
@@ -338,7 +338,7 @@ def _container(
             runtime=runtime,
             agents=agents,
             admission=Admission(
-                worker, policies=around.policies, ledger=around.ledger, rates=around.rates, clock=clock
+                worker, policies=around.policies, ledger=around.ledger, rates=around.rates, clock=clock, telemetry=told
             ),
             dispatcher=worker,
             store=SqlRunStore(database),

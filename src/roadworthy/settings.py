@@ -233,6 +233,17 @@ class Settings(BaseSettings):
         default="auto", description="`auto`: console on a terminal, else JSON."
     )
 
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="A port of its own for `/metrics`, without a key; by default it is on the server's port, for keys "
+        "of the tenant `default` with the scope `metrics:read`.",
+    )
+    metrics_host: str | None = Field(
+        default=None, description="Address that `/metrics` listens on when it has a port of its own; default: the host."
+    )
+
     def secrets(self) -> tuple[str, ...]:
         """The secret values that are set, for the log's redaction."""
         return tuple(

@@ -44,7 +44,7 @@ _GROUPS = {
     "message_max": ("HTTP limits", "What requests and streams may look like."),
     "auth": ("Keys and isolation", "Who may call, and what users share."),
     "model": ("Built-in assistant and providers", "Models and their keys; agents of your own read the keys too."),
-    "log_level": ("Logs", "What is logged and how it looks."),
+    "log_level": ("Logs and metrics", "What is logged and how it looks, and where the numbers are shown."),
 }
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from roadworthy.bootstrap import Container, Project
     from roadworthy.cli.opening import Front
     from roadworthy.settings import Settings
+    from roadworthy.telemetry.metrics import Metrics
 
 # Seconds that opening may take before the port is opened all the same.
 _OPENING_SECONDS = 3
@@ -63,36 +64,47 @@ def serve(
 
 async def _serve(settings: "Settings", target: str | None, bound: socket.socket) -> None:
     # Most of the start-up time is spent in these imports.
+    from roadworthy import __version__
     from roadworthy.cli.http_server import serve_http
+    from roadworthy.cli.metrics_port import metrics_port
     from roadworthy.cli.opening import Front
     from roadworthy.cli.project import open_project
+    from roadworthy.telemetry.metrics import Metrics
 
-    async with open_project(settings, target) as project, asyncio.TaskGroup() as group:
-        front = Front()
-        life = group.create_task(_open(settings, project, bound, front))
-        with suppress(TimeoutError):
-            # A migration of much data, or a lock on it, takes its time, and the process is alive meanwhile.
-            async with asyncio.timeout(_OPENING_SECONDS):
-                await front.answers.wait()
-        with ends_in_time():
-            await serve_http(front, bound, drain=front.drain)
-        if not front.opened:
-            os._exit(0)  # there is nothing to close, and threads that wait for a lock would hold the end up
-        life.cancel()
+    metrics = Metrics(__version__)
+    with metrics_port(settings, metrics):
+        async with open_project(settings, target) as project, asyncio.TaskGroup() as group:
+            front = Front()
+            life = group.create_task(_open(settings, project, bound, front, metrics))
+            with suppress(TimeoutError):
+                # A migration of much data, or a lock on it, takes its time, and the process is alive meanwhile.
+                async with asyncio.timeout(_OPENING_SECONDS):
+                    await front.answers.wait()
+            with ends_in_time():
+                await serve_http(front, bound, drain=front.drain)
+            if not front.opened:
+                os._exit(0)  # there is nothing to close, and threads that wait for a lock would hold the end up
+            life.cancel()
 
 
-async def _open(settings: "Settings", project: "Project", bound: socket.socket, front: "Front") -> None:
+async def _open(
+    settings: "Settings", project: "Project", bound: socket.socket, front: "Front", metrics: "Metrics"
+) -> None:
     """Open everything, greet, let ``front`` answer; keep it open until cancelled."""
     from roadworthy.bootstrap import bootstrap
     from roadworthy.cli.opening import opened
+    from roadworthy.telemetry.loop_lag import measure_loop_lag
     from roadworthy.telemetry.run_log import RunLog
+    from roadworthy.telemetry.several import Several
 
-    async with opened(partial(bootstrap, settings, project, RunLog()), front) as container:
-        app = _app(settings, container)
+    telemetry = Several(RunLog(), metrics)
+    async with opened(partial(bootstrap, settings, project, telemetry), front) as container:
+        metrics.watch(container.worker.load)
+        app = _app(settings, container, metrics)
         _settle_heap()
         _greet(settings, container, bound)
         front.open(app, container.drain)
-        await asyncio.Event().wait()
+        await measure_loop_lag(metrics.loop_lag)
 
 
 def _settle_heap() -> None:
@@ -104,7 +116,7 @@ def _settle_heap() -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-def _app(settings: "Settings", container: "Container") -> "ASGIApp":
+def _app(settings: "Settings", container: "Container", metrics: "Metrics") -> "ASGIApp":
     from roadworthy import __version__
     from roadworthy.app import build_app, http_limits, services_of
 
@@ -114,6 +126,8 @@ def _app(settings: "Settings", container: "Container") -> "ASGIApp":
         auth=settings.auth,
         version=__version__,
         api_version=settings.api_version,
+        telemetry=metrics,
+        exposition=metrics if settings.metrics_port is None else None,
     )
 
 

@@ -18,6 +18,7 @@ class Scope(StrEnum):
     RUNS_WRITE = "runs:write"
     RUNS_ON_BEHALF = "runs:on_behalf"
     USAGE_READ = "usage:read"
+    METRICS_READ = "metrics:read"
     LIMITS_WRITE = "limits:write"
     KEYS_WRITE = "keys:write"
     AUDIT_READ = "audit:read"

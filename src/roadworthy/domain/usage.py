@@ -43,7 +43,8 @@ class ModelCall:
     empty when unknown. ``cost_nanos``: nano-USD, None while it is not priced or when nobody knows its price;
     ``price_version`` names the price list. ``journalled``: after a crash its response is there, so that it is not
     bought again; only meant for calls that are complete. ``message_id``: of the message that its answer was shown as,
-    empty when unknown; in events only, not on the ledger.
+    empty when unknown; in events only, not on the ledger. ``judged``: whether it could be told that the answer was not
+    cut off; not stored.
     """
 
     call_id: str
@@ -59,6 +60,7 @@ class ModelCall:
     price_version: str = ""
     journalled: bool = True
     message_id: str = ""
+    judged: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -250,6 +250,7 @@ class Attempt:
                 self._bill(event, writer, meter)
             case ModelReplayed():
                 self._model_answered = True
+                self._around.telemetry.model_call_replayed(event.call)
                 # Its worker may have died before the ledger heard of it.
                 if not self._tally.knows(event.call):
                     self._bill(event.call, writer, meter)
@@ -325,7 +326,9 @@ class Attempt:
         self._concluding = True
         if verdict.status is not None:
             return await self._finish(verdict, verdict.status, writer.take_unflushed(), meter)
-        if not verdict.lost:
+        if verdict.lost:
+            self._note_loss()
+        else:
             await self._insist(meter.flush)
             await self._insist(meter.release)
             await self._insist(lambda: self._around.queue.release(self._lease))
@@ -345,12 +348,17 @@ class Attempt:
         meter.start()
         await meter.asked()
         final = await self._insist(lambda: self._around.queue.finish(self._lease, status, result, events=events))
+        if final is None:
+            self._note_loss()
         try:
             await self._insist(meter.flush)
             await self._insist(meter.release)
         finally:
             self._tell(final)
         return final
+
+    def _note_loss(self) -> None:
+        self._around.telemetry.worker_note("lease_lost", run_id=self.run.run_id, attempt=self.run.attempt)
 
     def _tell(self, final: Run | None) -> None:
         """Let readers and the operator know. ``final`` None: the run was given back, or somebody else has moved it."""

@@ -55,6 +55,7 @@ class Meter:
         """Put a call on record with the next ``flush``, when ``group`` is there no more. Returns it with its cost."""
         priced = self._spending.priced(call)
         self._pending.append(priced)
+        self._telemetry.model_call(priced)
         return priced
 
     def start(self) -> None:

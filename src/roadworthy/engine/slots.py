@@ -19,6 +19,11 @@ class Slots:
         return self._held
 
     @property
+    def stuck(self) -> int:
+        """Slots held by threads of runs that have ended."""
+        return self._stuck
+
+    @property
     def free(self) -> bool:
         """Whether ``take`` would succeed for an ordinary attempt."""
         return self._held < self.capacity and not self._exclusive

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from roadworthy.domain.errors import Draining, ProviderUnavailable, RoadworthyError, StorageUnavailable
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.load import Load
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run, RunError, RunResult, RunStatus
@@ -70,6 +71,11 @@ class Worker:
     def provider_trouble(self) -> str | None:
         """See the port."""
         return self._provider_trouble
+
+    def load(self) -> Load:
+        """See the port."""
+        slots = self._slots
+        return Load(slots=slots.capacity, held=slots.held, stuck=slots.stuck, waiting=self._pending)
 
     def stuck(self) -> bool:
         """See the port."""

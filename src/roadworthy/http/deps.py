@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from roadworthy.http.readiness import RecentProblems
 from roadworthy.http.turnstile import Turnstile
+from roadworthy.ports.telemetry import Exposition, WebTelemetry
 from roadworthy.services.agents import Agents
 from roadworthy.services.audit import AuditTrail
 from roadworthy.services.budgets import Budgets
@@ -61,13 +62,17 @@ class HttpLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Web:
-    """What the application's state holds. ``auth`` False: every caller is the local user."""
+    """What the application's state holds. ``auth`` False: every caller is the local user. ``exposition``: what
+    ``/metrics`` shows, None when it is shown elsewhere.
+    """
 
     services: Services
     limits: HttpLimits
     problems: RecentProblems
     auth: bool
     version: str
+    telemetry: WebTelemetry | None = None
+    exposition: Exposition | None = None
     turnstile: Turnstile = field(default_factory=Turnstile)
 
 

@@ -15,6 +15,7 @@ from roadworthy.domain.ids import new_id
 from roadworthy.http.disconnect import ClientGone
 from roadworthy.http.headers import header_of
 from roadworthy.http.problems import problem_of, problem_response
+from roadworthy.ports.telemetry import WebTelemetry
 
 REQUEST_ID: Final = "X-Request-Id"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -27,8 +28,9 @@ _log = structlog.get_logger(__name__)
 class RequestContext:
     """Gives a request its id (the client's own when it is a sane one), returns it, and binds it to every log record."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, telemetry: WebTelemetry | None = None) -> None:
         self.app = app
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on (ASGI)."""
@@ -44,6 +46,8 @@ class RequestContext:
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], returned]
+                if self._telemetry is not None:
+                    self._telemetry.response_started(scope["method"], message["status"])
                 _record(scope, message["status"], time.perf_counter() - began)
             await send(message)
 

@@ -6,8 +6,8 @@ Called by the routes of every dialect; below it is only ASGI. Format: the HTML s
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import TypeAlias
 
 import structlog
@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from roadworthy.http.connection import abort_of
 from roadworthy.http.deps import HttpLimits
 from roadworthy.http.disconnect import ClientGone, until_disconnected
+from roadworthy.ports.telemetry import WebTelemetry
 
 MEDIA_TYPE = "text/event-stream"
 Frames: TypeAlias = AsyncGenerator[Iterable[bytes], None]
@@ -45,7 +46,12 @@ class EventStream(Response):
     media_type = MEDIA_TYPE
 
     def __init__(
-        self, frames: Frames, *, limits: HttpLimits, on_disconnect: Callable[[], Awaitable[None]] | None = None
+        self,
+        frames: Frames,
+        *,
+        limits: HttpLimits,
+        on_disconnect: Callable[[], Awaitable[None]] | None = None,
+        telemetry: WebTelemetry | None = None,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -53,18 +59,31 @@ class EventStream(Response):
         self._heartbeat = limits.stream_heartbeat.total_seconds()
         self._patience = limits.slow_reader_timeout.total_seconds()
         self._on_disconnect = on_disconnect
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream (ASGI)."""
         writer = _Writer(send, heartbeat=self._heartbeat, patience=self._patience)
         try:
-            await self._stream(writer, receive)
+            with self._counted():
+                await self._stream(writer, receive)
         except* ClientGone:
             if self._on_disconnect is not None:
                 await self._on_disconnect()
         except* SlowReader:
             _log.info("stream_dropped", reason="slow reader", seconds=self._patience)
             await _abort(scope, receive)
+
+    @contextmanager
+    def _counted(self) -> Generator[None]:
+        if self._telemetry is None:
+            yield
+            return
+        self._telemetry.stream_opened()
+        try:
+            yield
+        finally:
+            self._telemetry.stream_closed()
 
     async def _stream(self, writer: "_Writer", receive: Receive) -> None:
         async with aclosing(self._frames) as batches, asyncio.TaskGroup() as group:

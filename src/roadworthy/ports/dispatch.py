@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from roadworthy.domain.load import Load
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run
@@ -43,6 +44,10 @@ class Dispatcher(Protocol):
 
     def provider_trouble(self) -> str | None:
         """The latest provider failure that no later success has disproved, safe to show; None when all is well."""
+        ...
+
+    def load(self) -> Load:
+        """How busy this process is."""
         ...
 
     def stuck(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from roadworthy.domain.budget import BudgetBalance, Spender, exceeded
-from roadworthy.domain.errors import RateLimited
+from roadworthy.domain.errors import LimitExceeded, RateLimited
 from roadworthy.domain.principal import Principal, Scope
 from roadworthy.domain.rate_limit import AppliedLimit, RateCaller, RateKind
 from roadworthy.domain.rate_status import RateStatus
@@ -20,6 +20,7 @@ from roadworthy.ports.ledger import Ledger
 from roadworthy.ports.policies import Policies, PolicyStore
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.ports.rate_limit import RateCounters
+from roadworthy.ports.telemetry import Telemetry
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -28,13 +29,21 @@ class Admission:
     """Every run of every dialect passes here."""
 
     def __init__(
-        self, dispatcher: Dispatcher, *, policies: PolicyStore, ledger: Ledger, rates: RateCounters, clock: Clock
+        self,
+        dispatcher: Dispatcher,
+        *,
+        policies: PolicyStore,
+        ledger: Ledger,
+        rates: RateCounters,
+        clock: Clock,
+        telemetry: Telemetry,
     ) -> None:
         self._dispatcher = dispatcher
         self._policies = policies
         self._ledger = ledger
         self._rates = rates
         self._clock = clock
+        self._telemetry = telemetry
 
     def check(self, principal: Principal) -> None:
         """Refuse early, before the input is looked at.
@@ -55,6 +64,13 @@ class Admission:
             Draining, QueueFull, RateLimited, ThreadBusy, AgentMismatch, IdempotencyMismatch, StorageUnavailable:
                 nothing is stored. RateLimited tells how all of the caller's limits stand.
         """
+        try:
+            return await self._admit(run, idempotency)
+        except LimitExceeded as refusal:
+            self._telemetry.refused(refusal)
+            raise
+
+    async def _admit(self, run: Run, idempotency: IdempotencyRecord | None) -> Accepted:
         policies = await self._policies.of(run.owner.tenant)
         caller = RateCaller(tenant=run.owner.tenant, user=run.owner.user, key_id=run.key_id)
         limits = policies.rates_for(caller)

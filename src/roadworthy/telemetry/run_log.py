@@ -11,10 +11,11 @@ from datetime import datetime
 
 import structlog
 
-from roadworthy.domain.errors import BudgetExceeded, LimitReached
+from roadworthy.domain.errors import BudgetExceeded, LimitExceeded, LimitReached
 from roadworthy.domain.json import JsonValue
 from roadworthy.domain.money import usd
 from roadworthy.domain.run import Run, RunStatus
+from roadworthy.domain.usage import ModelCall
 from roadworthy.telemetry.redaction import mask_texts, texts_in
 
 _TRACEBACK_MAX = 20_000
@@ -51,6 +52,15 @@ class RunLog:
             error_type=type(error).__qualname__,
             exception=mask_texts(_traceback(error), known),
         )
+
+    def model_call(self, call: ModelCall) -> None:
+        """Not logged: ``run_finished`` has their sum."""
+
+    def model_call_replayed(self, call: ModelCall) -> None:
+        """Not logged: the run's usage event says so."""
+
+    def refused(self, error: LimitExceeded) -> None:
+        """Not logged here: the request's own record has its status."""
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
         """Write ``event`` as it is. Money that runs out is the operator's business."""

@@ -31,6 +31,7 @@ from roadworthy.storage.sqlite import open_sqlite
 from tests.conformance.runtime.playing import OWNER, Played, SystemClock, a_run, play
 from tests.support.money import FlatPrices
 from tests.support.scripted_model import ScriptedChatModel
+from tests.support.telemetry import Deaf
 
 OPERATOR = Actor(name="test")
 
@@ -65,16 +66,10 @@ class CountingModel(ScriptedChatModel):
 
 
 @dataclass
-class Silent:
+class Silent(Deaf):
     """A Telemetry that remembers the names of notes."""
 
     notes: list[str] = field(default_factory=list[str])
-
-    def run_finished(self, run: Run) -> None:
-        """See the port."""
-
-    def attempt_failed(self, run: Run, error: BaseException) -> None:
-        """See the port."""
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
         """See the port."""

@@ -34,6 +34,7 @@ from roadworthy.storage.sqlite import SqliteDatabase, open_sqlite
 from roadworthy.storage.threads import SqlThreadStore
 from tests.integration.engine.failing import FailingLedger, FailingLog, FailingQueue, Obstacle
 from tests.support.money import FlatPrices
+from tests.support.telemetry import Deaf
 
 Item = TypeVar("Item")
 
@@ -62,7 +63,7 @@ class FakeClock:
 
 
 @dataclass
-class Witness:
+class Witness(Deaf):
     """A Telemetry that remembers."""
 
     finished: list[Run] = field(default_factory=list[Run])
@@ -281,7 +282,14 @@ def runs_service(around: Surroundings, worker: Worker, runtime: ScriptedRuntime,
     return Runs(
         runtime=runtime,
         agents=Agents(runtime),
-        admission=Admission(worker, policies=around.policies, ledger=around.ledger, rates=around.rates, clock=clock),
+        admission=Admission(
+            worker,
+            policies=around.policies,
+            ledger=around.ledger,
+            rates=around.rates,
+            clock=clock,
+            telemetry=around.telemetry,
+        ),
         dispatcher=worker,
         store=store,
         ledger=around.ledger,

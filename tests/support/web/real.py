@@ -19,7 +19,9 @@ from roadworthy.domain.ids import AgentName, TenantId, UserId
 from roadworthy.domain.principal import Owner
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.settings import Settings
+from roadworthy.telemetry.metrics import Metrics
 from roadworthy.telemetry.run_log import RunLog
+from roadworthy.telemetry.several import Several
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Real:
     app: FastAPI
     container: Container
     gate: Gate
+    metrics: Metrics
     alice: str
     bob: str
 
@@ -49,13 +52,21 @@ async def real_app(folder: Path, *, more: Sequence[LoadedAgent] = (), **settings
     """
     chosen = Settings(data_dir=folder, **settings)
     gate = Gate()
-    async with bootstrap(chosen, Project(agents=[*_agents(gate), *more]), RunLog()) as container:
+    metrics = Metrics("1.2.3")
+    async with bootstrap(chosen, Project(agents=[*_agents(gate), *more]), Several(RunLog(), metrics)) as container:
+        metrics.watch(container.worker.load)
         app = build_app(
-            services_of(container), http_limits(chosen), auth=chosen.auth, version="1.2.3", api_version="v1"
+            services_of(container),
+            http_limits(chosen),
+            auth=chosen.auth,
+            version="1.2.3",
+            api_version="v1",
+            telemetry=metrics,
+            exposition=metrics,
         )
         alice, bob = [await _key(container, name) for name in ("alice", "bob")]
         try:
-            yield Real(app=app, container=container, gate=gate, alice=alice, bob=bob)
+            yield Real(app=app, container=container, gate=gate, metrics=metrics, alice=alice, bob=bob)
         finally:
             gate.opened.set()
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import cast
 
 import pytest
 
@@ -26,11 +25,11 @@ from roadworthy.engine.losses import calls_so_far, lost_calls
 from roadworthy.engine.metering import Meter
 from roadworthy.engine.spending import AttemptSpending, open_spending
 from roadworthy.ports.runtime import AgentRuntime
-from roadworthy.ports.telemetry import Telemetry
 from roadworthy.runtimes.scripted import ScriptedRuntime
 from roadworthy.storage.rates import MemoryRateCounters
 from tests.support.money import UNKNOWN_MODEL, a_budget
 from tests.support.spending import RUN, TellingLedger, a_purse, planned
+from tests.support.telemetry import Deaf
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -182,9 +181,7 @@ async def recover(
     """The second attempt's beginning."""
     run = replace(RUN, attempt=2)
     spending = await open_spending(run, a_purse(ledger, *budgets))
-    meter = Meter(
-        run, None, spending=spending, ledger=ledger, rates=MemoryRateCounters(), telemetry=cast("Telemetry", None)
-    )
+    meter = Meter(run, None, spending=spending, ledger=ledger, rates=MemoryRateCounters(), telemetry=Deaf())
     calls = await calls_so_far(
         run, seen, ledger=ledger, runtime=runtime or ScriptedRuntime(), spending=spending, meter=meter
     )

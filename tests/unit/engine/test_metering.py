@@ -24,6 +24,7 @@ from roadworthy.ports.policies import Policies
 from roadworthy.ports.runtime import PlannedCall
 from roadworthy.storage.rates import MemoryRateCounters
 from tests.support.money import FixedPolicies, FlatPrices, SilentLedger, a_budget
+from tests.support.telemetry import Deaf
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ANN = Owner(tenant=TenantId("acme"), user=UserId("ann"))
@@ -98,17 +99,11 @@ class Clock:
         return 0.0
 
 
-class Notes:
+class Notes(Deaf):
     """A Telemetry that keeps the notes."""
 
     def __init__(self) -> None:
         self.notes: list[tuple[str, dict[str, str | float | bool | None]]] = []
-
-    def run_finished(self, run: Run) -> None:
-        raise AssertionError("not used")
-
-    def attempt_failed(self, run: Run, error: BaseException) -> None:
-        raise AssertionError("not used")
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
         self.notes.append((event, fields))

@@ -16,11 +16,11 @@ from roadworthy.domain.budget import (
 from roadworthy.domain.errors import BudgetExceeded, PriceUnknown, StorageUnavailable
 from roadworthy.domain.ids import TenantId
 from roadworthy.domain.rate_limit import RateKind, RateLimit, RateScope
-from roadworthy.domain.run import Run
 from roadworthy.engine.settlements import Settlements
 from roadworthy.engine.spending import open_spending, sweep_reservations
 from tests.support.money import ACME, UNKNOWN_MODEL, FixedPolicies, SilentLedger, a_budget
 from tests.support.spending import BOUND, NOW, RUN, Clock, TellingLedger, a_purse, ended, opened, planned
+from tests.support.telemetry import Deaf
 
 
 @pytest.mark.parametrize(("most", "held"), [(None, 107), (20, 27), (5000, 107)])
@@ -198,17 +198,11 @@ class Swept(SilentLedger):
         return answer
 
 
-class Counts:
+class Counts(Deaf):
     """A Telemetry that keeps what was counted."""
 
     def __init__(self) -> None:
         self.counts: list[object] = []
-
-    def run_finished(self, run: Run) -> None:
-        raise AssertionError("not used")
-
-    def attempt_failed(self, run: Run, error: BaseException) -> None:
-        raise AssertionError("not used")
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
         self.counts.append(fields["count"])

@@ -7,12 +7,14 @@ from datetime import timedelta
 import pytest
 
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.load import Load
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run
 from roadworthy.engine import supervision
 from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
+from tests.support.telemetry import Deaf
 
 
 class Slots:
@@ -24,6 +26,9 @@ class Slots:
         self.answers = answers
         self.looks = 0
         self.last = asyncio.Event()
+
+    def load(self) -> Load:
+        raise AssertionError("not used")
 
     def stuck(self) -> bool:
         self.looks += 1
@@ -50,17 +55,11 @@ class Slots:
         return frozenset()
 
 
-class Notes:
+class Notes(Deaf):
     """A Telemetry that keeps the notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-
-    def run_finished(self, run: Run) -> None:
-        raise AssertionError("not used")
-
-    def attempt_failed(self, run: Run, error: BaseException) -> None:
-        raise AssertionError("not used")
 
     def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
         self.notes.append(event)

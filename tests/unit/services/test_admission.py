@@ -5,7 +5,14 @@ from datetime import datetime, timedelta
 import pytest
 
 from roadworthy.domain.budget import Budget, BudgetBalance, BudgetPeriod, BudgetScope, BudgetWindow
-from roadworthy.domain.errors import BudgetExceeded, IdempotencyMismatch, RateLimited, StorageUnavailable
+from roadworthy.domain.errors import (
+    BudgetExceeded,
+    IdempotencyMismatch,
+    LimitExceeded,
+    QueueFull,
+    RateLimited,
+    StorageUnavailable,
+)
 from roadworthy.domain.ids import BudgetId, KeyId, TenantId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import WINDOW, AppliedLimit, RateKind, RateLimit, RateScope
@@ -18,6 +25,7 @@ from roadworthy.ports.policies import Policies, PolicyStore
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.ports.rate_limit import RateCounters
 from roadworthy.services.admission import Admission
+from tests.support.telemetry import Deaf
 from tests.support.web.fakes import ALICE, MOMENT, make_run
 
 USD = 1_000_000_000
@@ -117,6 +125,16 @@ class Counted(RateCounters):
         )
 
 
+class Refusals(Deaf):
+    """A Telemetry that keeps the refusals."""
+
+    def __init__(self) -> None:
+        self.refusals: list[LimitExceeded] = []
+
+    def refused(self, error: LimitExceeded) -> None:
+        self.refusals.append(error)
+
+
 @dataclass
 class Stage:
     """Admission with all that it asks."""
@@ -125,10 +143,16 @@ class Stage:
     policies: Governed = field(default_factory=Governed)
     ledger: Balances = field(default_factory=Balances)
     rates: Counted = field(default_factory=Counted)
+    telemetry: Refusals = field(default_factory=Refusals)
 
     async def admit(self, run: Run = RUN, idempotency: IdempotencyRecord | None = None) -> Accepted:
         admission = Admission(
-            self.dispatcher, policies=self.policies, ledger=self.ledger, rates=self.rates, clock=StillClock()
+            self.dispatcher,
+            policies=self.policies,
+            ledger=self.ledger,
+            rates=self.rates,
+            clock=StillClock(),
+            telemetry=self.telemetry,
         )
         return await admission.admit(run, idempotency=idempotency)
 
@@ -331,3 +355,16 @@ async def test_a_known_idempotency_key_is_counted_as_any_request() -> None:
     await stage.admit(idempotency=RECORD)
     with pytest.raises(RateLimited):
         await stage.admit(idempotency=RECORD)
+
+
+async def test_the_operator_is_told_of_refusals_by_limits_and_of_no_others() -> None:
+    stage = governed(budgets=[budget("b", BudgetScope.TENANT)])
+    stage.ledger.spent = {"b": 6 * USD}
+    with pytest.raises(BudgetExceeded):
+        await stage.admit()
+    stage.ledger.spent = {}
+    for refusal in (QueueFull("full"), StorageUnavailable("away")):
+        stage.dispatcher.refusal = refusal
+        with pytest.raises(type(refusal)):
+            await stage.admit()
+    assert [type(refusal) for refusal in stage.telemetry.refusals] == [BudgetExceeded, QueueFull]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.load import Load
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run
@@ -33,6 +34,9 @@ class Engine:
 
     def provider_trouble(self) -> str | None:
         return self._trouble
+
+    def load(self) -> Load:
+        raise AssertionError("not used")
 
     def stuck(self) -> bool:
         return self._stuck

@@ -73,7 +73,7 @@ async def run_stream(
         if first is None:
             return Response(status_code=204)
         batches = _put_back(first, batches)
-    return EventStream(batches, limits=web.limits, on_disconnect=on_disconnect)
+    return EventStream(batches, limits=web.limits, on_disconnect=on_disconnect, telemetry=web.telemetry)
 
 
 async def _outcome(request: Request, accepted: Accepted) -> Response:

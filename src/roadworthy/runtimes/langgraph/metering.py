@@ -204,7 +204,9 @@ class ModelMeter(StreamMessagesHandler):
             call.chars = max(call.chars, text_length(response))
         else:
             call.take_answer(message)
-            if call.owes and is_cut(message, call.provider):
+            cut = is_cut(message, call.provider) if call.owes else False
+            call.judged = cut is not None
+            if cut:
                 self._close(run_id)
                 self._fail(call, "cut")
                 raise ProviderUnavailable("the model provider cut its answer off")

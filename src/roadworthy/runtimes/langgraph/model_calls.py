@@ -56,7 +56,8 @@ class OpenCall:
 
     ``asked``: what the journal knows it by, None out of its reach; ``question``: prompt and model as a cache was asked.
     ``replay``: the journal's answer, ``delivered`` in the model's stead, or ``cached`` by somebody else. ``answered``:
-    in full by the model; then ``kept`` is the call as the journal has it.
+    in full by the model; then ``kept`` is the call as the journal has it. ``judged``: it could be told whether
+    the answer was cut off.
     """
 
     call_id: str
@@ -82,6 +83,7 @@ class OpenCall:
     answered: bool = False
     cached: bool = False
     kept: ModelCall | None = None
+    judged: bool = True
 
     @property
     def owes(self) -> bool:
@@ -118,6 +120,7 @@ class OpenCall:
             started_at=self.started_at,
             finished_at=at,
             message_id=self.message_id or "",
+            judged=self.judged,
         )
 
     def completed(self, at: datetime) -> ModelCall:

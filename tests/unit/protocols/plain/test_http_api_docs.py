@@ -9,6 +9,7 @@ from roadworthy.http.deps import HttpLimits
 from roadworthy.http.usage_report import UsageReport, UsageReportRow
 from roadworthy.protocols.plain import wire
 from roadworthy.protocols.plain.wire_events import StreamEvent
+from roadworthy.telemetry.metrics import Metrics
 from tests.support.web.fakes import Fakes
 from tests.unit.http.test_problems import EXPECTED
 
@@ -23,7 +24,8 @@ def section(heading: str) -> str:
 
 
 def test_every_route_is_listed_and_no_other() -> None:
-    paths = build_app(Fakes().services, HttpLimits(), auth=True, version="0", api_version="v1").openapi()["paths"]
+    app = build_app(Fakes().services, HttpLimits(), auth=True, version="0", api_version="v1", exposition=Metrics("0"))
+    paths = app.openapi()["paths"]
     served = {
         f"{method.upper()} {path}"
         for path, methods in paths.items()

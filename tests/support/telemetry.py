@@ -1,0 +1,27 @@
+"""A ``ports.telemetry.Telemetry`` that hears nothing: tests override what they listen to."""
+
+from roadworthy.domain.errors import LimitExceeded
+from roadworthy.domain.run import Run
+from roadworthy.domain.usage import ModelCall
+
+
+class Deaf:
+    """See the module."""
+
+    def run_finished(self, run: Run) -> None:
+        """See the port."""
+
+    def attempt_failed(self, run: Run, error: BaseException) -> None:
+        """See the port."""
+
+    def model_call(self, call: ModelCall) -> None:
+        """See the port."""
+
+    def model_call_replayed(self, call: ModelCall) -> None:
+        """See the port."""
+
+    def refused(self, error: LimitExceeded) -> None:
+        """See the port."""
+
+    def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
+        """See the port."""
