@@ -43,8 +43,8 @@ class ModelCall:
     empty when unknown. ``cost_nanos``: nano-USD, None while it is not priced or when nobody knows its price;
     ``price_version`` names the price list. ``journalled``: after a crash its response is there, so that it is not
     bought again; only meant for calls that are complete. ``message_id``: of the message that its answer was shown as,
-    empty when unknown; in events only, not on the ledger. ``judged``: whether it could be told that the answer was not
-    cut off; not stored.
+    empty when unknown; in events only, not on the ledger. ``judged``: whether it could be told if the
+    answer was cut off; in events only.
     """
 
     call_id: str

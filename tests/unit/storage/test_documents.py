@@ -220,7 +220,7 @@ TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"cache_write
             '{"call":{"call_id":"c","node":"n","provider":"p","model":"m","tokens":' + TOKENS_TEXT + ","
             '"estimated":false,"outcome":"complete","started_at":"2030-01-01T00:00:00+00:00",'
             '"finished_at":"2030-01-01T00:00:01+00:00","cost_nanos":3,"price_version":"v","journalled":true,'
-            '"message_id":"m"},'
+            '"message_id":"m","judged":true},'
             '"total":{"model_calls":1,"tokens":' + TOKENS_TEXT + ',"estimated":false,"cost_nanos":3,"unpriced":0,'
             '"unjournalled":0}}',
         ),
