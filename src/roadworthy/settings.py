@@ -115,6 +115,18 @@ class Settings(BaseSettings):
         description="Seconds with every slot held by threads of ended runs after which the process ends itself.",
     )
 
+    circuit_failures: int = Field(
+        default=5,
+        ge=0,
+        description="Failures of a model provider in a row (overload, server error, no connection) after which it is "
+        "not called for a while; 0 for never.",
+    )
+    circuit_seconds: Seconds = Field(
+        default=timedelta(seconds=10),
+        gt=timedelta(0),
+        description="Seconds that such a while lasts; each time in a row it is twice as long, two minutes at most.",
+    )
+
     message_max: int = Field(default=4000, ge=1, description="Characters of a text `message`.")
     body_max: int = Field(default=4_000_000, ge=1_000, description="Bytes of a request body.")
     stream_heartbeat: Seconds = Field(

@@ -14,7 +14,7 @@ from math import isfinite
 from langchain_core.exceptions import ModelError
 from langgraph.errors import GraphBubbleUp
 
-from roadworthy.domain.errors import ProviderUnavailable
+from roadworthy.domain.errors import CircuitOpen, ProviderUnavailable
 
 # https://platform.claude.com/docs/en/api/errors, and the types of OpenAI-compatible servers.
 _TRANSIENT_TYPES = frozenset(
@@ -51,7 +51,8 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, GraphBubbleUp) or not isinstance(error, Exception):
         return False
     if isinstance(error, ProviderUnavailable):
-        return True
+        # An open circuit will not close while somebody waits for it: a fallback model is the better answer.
+        return not isinstance(error, CircuitOpen)
     said = _error_types(error)
     if said & _FINAL_TYPES:
         return False

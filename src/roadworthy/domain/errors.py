@@ -5,8 +5,8 @@
       Unauthenticated · PermissionDenied · NotFound
       Conflict        InvalidTransition · ThreadBusy · AgentMismatch · IdempotencyMismatch
       LimitExceeded   RateLimited(retry_after) · BudgetExceeded (PriceUnknown) · QueueFull(retry_after)
-      AgentError      AgentFailed · RunTimedOut · RunCancelled · LimitReached · ProviderUnavailable · NeedsReview
-                      Poisoned
+      AgentError      AgentFailed · RunTimedOut · RunCancelled · LimitReached · NeedsReview · Poisoned
+                      ProviderUnavailable (CircuitOpen)
       Unavailable     StorageUnavailable · StorageFull · Draining
       LeaseLost       (engine only)
       ConfigError     (start-up and CLI only)
@@ -199,6 +199,16 @@ class ProviderUnavailable(AgentError):
 
     code = "provider_unavailable"
     retryable = True
+
+
+class CircuitOpen(ProviderUnavailable):
+    """The model provider has failed so often lately that it was not asked. ``retry_after``: when it may be."""
+
+    code = "circuit_open"
+
+    def __init__(self, message: str, *, retry_after: timedelta = timedelta(seconds=5)) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NeedsReview(AgentError):

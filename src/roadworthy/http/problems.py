@@ -43,6 +43,7 @@ STATUS: Mapping[type[errors.RoadworthyError], int] = {
     errors.RunTimedOut: 504,
     errors.RunCancelled: 409,
     errors.ProviderUnavailable: 502,
+    errors.CircuitOpen: 503,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }

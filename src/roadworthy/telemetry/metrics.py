@@ -54,6 +54,9 @@ class Metrics:
         self._notes = self._counter("notes", "What the log tells of the worker, by the record's event.", "event")
         self._responses = self._counter("http_responses", "HTTP responses.", "method", "status")
         self._leases = self._counter("leases_lost", "Attempts that found their run in other hands.")
+        self._circuits = Gauge(
+            "roadworthy_circuit_open", "Whether a provider is left alone.", ["provider"], registry=self.registry
+        )
         self._streams = Gauge("roadworthy_open_streams", "Clients that follow a run.", registry=self.registry)
         self._lag = Histogram(
             "roadworthy_event_loop_lag_seconds",
@@ -103,6 +106,8 @@ class Metrics:
             self._soft.labels(fields.get("scope"), fields.get("window")).inc()
         elif event == "lease_lost":
             self._leases.inc()
+        elif event in {"circuit_opened", "circuit_closed"}:
+            self._circuits.labels(fields.get("provider")).set(event == "circuit_opened")
 
     def response_started(self, method: str, status: int) -> None:
         """See ``ports.telemetry.WebTelemetry``."""

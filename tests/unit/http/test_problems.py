@@ -54,6 +54,7 @@ EXPECTED = {
     "needs_review": 500,
     "poisoned": 500,
     "provider_unavailable": 502,
+    "circuit_open": 503,
     "draining": 503,
     "queue_full": 503,
     "storage": 503,

@@ -27,6 +27,7 @@ _OF_CODE: Mapping[str, int] = {
         errors.BudgetExceeded,
         errors.PriceUnknown,
         errors.ProviderUnavailable,
+        errors.CircuitOpen,
         errors.StorageUnavailable,
         errors.StorageFull,
     )

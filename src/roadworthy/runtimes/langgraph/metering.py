@@ -22,6 +22,7 @@ from langgraph.pregel._messages import StreamMessagesHandler
 from roadworthy.domain.errors import LimitReached, ProviderUnavailable
 from roadworthy.domain.event import ContentDelta, ContentRetracted
 from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.circuits import Circuits
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, ModelReplayed, Progress, RuntimeEvent
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop
@@ -39,7 +40,7 @@ from roadworthy.runtimes.langgraph.model_calls import (
     open_call,
     text_length,
 )
-from roadworthy.runtimes.langgraph.provider_errors import was_refused
+from roadworthy.runtimes.langgraph.provider_errors import is_providers_trouble, was_refused
 from roadworthy.runtimes.langgraph.stop_fields import is_cut
 from roadworthy.runtimes.langgraph.tool_events import ToolEvents
 
@@ -67,6 +68,7 @@ class ModelMeter(StreamMessagesHandler):
         stop: AttemptStop,
         caps: Caps,
         clock: Clock,
+        circuits: Circuits,
         tool_chars: int,
     ) -> None:
         super().__init__(_nowhere, subgraphs=True)
@@ -74,6 +76,7 @@ class ModelMeter(StreamMessagesHandler):
         self._stop = stop
         self._caps = caps
         self._clock = clock
+        self._circuits = circuits
         self._lock = Lock()
         self._open: dict[UUID, OpenCall] = {}
         self._model_calls = 0
@@ -131,9 +134,11 @@ class ModelMeter(StreamMessagesHandler):
         **_: object,
     ) -> None:
         """As ``on_chat_model_start``, for models that complete texts."""
-        self._admit_call()
         prompt = [HumanMessage(text) for text in prompts]
-        self._open[run_id] = open_call(run_id, prompt, tags or (), metadata or {}, self._clock.now())
+        call = open_call(run_id, prompt, tags or (), metadata or {}, self._clock.now())
+        self._circuits.check(call.provider)
+        self._admit_call()
+        self._open[run_id] = call
 
     def on_llm_new_token(
         self,
@@ -209,6 +214,7 @@ class ModelMeter(StreamMessagesHandler):
             if cut:
                 self._close(run_id)
                 self._fail(call, "cut")
+                self._circuits.failed(call.provider)
                 raise ProviderUnavailable("the model provider cut its answer off")
             if call.replay is not None:
                 self._tell_again(call, call.replay, message)
@@ -220,6 +226,8 @@ class ModelMeter(StreamMessagesHandler):
 
     def _record(self, run_id: UUID, call: OpenCall) -> None:
         if self._close(run_id) is not None:
+            if call.owes:
+                self._circuits.answered(call.provider)
             self._put(call.completed(self._clock.now()))
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **_: object) -> None:
@@ -228,10 +236,13 @@ class ModelMeter(StreamMessagesHandler):
             return
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._fail(call, "cancelled")
+            self._circuits.left(call.provider)
             return
         self.model_errors = [*self.model_errors[1 - _KEPT_ERRORS :], error]
         refused = not call.chunks and was_refused(error)
         self._fail(call, "failed", free=refused)
+        if call.owes:
+            (self._circuits.failed if is_providers_trouble(error) else self._circuits.answered)(call.provider)
 
     def on_tool_start(
         self,
@@ -287,6 +298,8 @@ class ModelMeter(StreamMessagesHandler):
             call.asked = journal.asked(question_of(prompt, serialized, params, metadata))
             if call.asked is not None and journal.has_answers and hook_is_placed():
                 call.replay = journal.find(call.asked)
+        if call.replay is None:
+            self._circuits.check(call.provider)
         return call
 
     def _begin(self, call: OpenCall, *, batch_size: int) -> None:

@@ -42,6 +42,8 @@ _BROKEN = ProviderUnavailable, "the connection to the model provider broke"
 _REJECTED = AgentFailed, "the model provider rejected the request as invalid"
 _TOO_LONG = AgentFailed, "the conversation is too long for the model"
 
+_TROUBLE = (_OVERLOADED, _FAILED, _SLOW, _BROKEN)
+
 _Verdict = tuple[type[AgentError], str]
 
 # https://platform.claude.com/docs/en/api/errors, and the types and codes of OpenAI-compatible servers.
@@ -89,6 +91,13 @@ def provider_error(error: BaseException) -> AgentError | None:
     """Name the failure of a model call; None when its kind says nothing about the provider."""
     verdict = _by_body(error) or _by_kind(error) or _by_status(error) or _by_connection(error)
     return None if verdict is None else verdict[0](verdict[1])
+
+
+def is_providers_trouble(error: BaseException) -> bool:
+    """Whether the failure of a model call says that its provider is overloaded, broken or out of reach: the next call,
+    whoever makes it, would probably fail as well.
+    """
+    return (_by_body(error) or _by_kind(error) or _by_status(error) or _by_connection(error)) in _TROUBLE
 
 
 def comes_from_sdk(error: BaseException) -> bool:

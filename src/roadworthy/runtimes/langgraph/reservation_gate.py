@@ -20,6 +20,7 @@ from langchain_core.messages import BaseMessage, HumanMessage
 
 from roadworthy.domain.errors import BudgetExceeded, StorageUnavailable
 from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.circuits import Circuits
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import PATIENCE, Caps, PlannedCall, RuntimeEvent, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop, AttemptStopped
@@ -50,6 +51,7 @@ class GatedMeter(ModelMeter):
         stop: AttemptStop,
         caps: Caps,
         clock: Clock,
+        circuits: Circuits,
         tool_chars: int,
     ) -> None:
         def tell(event: RuntimeEvent) -> None:
@@ -58,7 +60,7 @@ class GatedMeter(ModelMeter):
                 spending.ended(event)
             emit(event)
 
-        super().__init__(tell, stop=stop, caps=caps, clock=clock, tool_chars=tool_chars)
+        super().__init__(tell, stop=stop, caps=caps, clock=clock, circuits=circuits, tool_chars=tool_chars)
         self._spending = spending
         self._room = room
         self._loop = asyncio.get_running_loop()

@@ -17,6 +17,7 @@ from roadworthy.domain.event import InterruptRaised
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.circuits import Circuits
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Drained, Outcome, RuntimeEvent, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop, AttemptStopped
@@ -56,6 +57,7 @@ class Attempted:
     saver: FencedSqliteSaver
     caps: Caps
     clock: Clock
+    circuits: Circuits
     first_on_thread: bool
     tool_chars: int
     room: WaitingRoom
@@ -152,7 +154,14 @@ class GraphExecution:
     def _make_meter(self, about: Attempted) -> ModelMeter:
         put, stop = self._outbox.put, self._stop
         if about.spending is None:
-            return ModelMeter(put, stop=stop, caps=about.caps, clock=about.clock, tool_chars=about.tool_chars)
+            return ModelMeter(
+                put,
+                stop=stop,
+                caps=about.caps,
+                clock=about.clock,
+                circuits=about.circuits,
+                tool_chars=about.tool_chars,
+            )
         return GatedMeter(
             put,
             spending=about.spending,
@@ -160,6 +169,7 @@ class GraphExecution:
             stop=stop,
             caps=about.caps,
             clock=about.clock,
+            circuits=about.circuits,
             tool_chars=about.tool_chars,
         )
 

@@ -21,6 +21,7 @@ from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
+from roadworthy.ports.circuits import Circuits, NoCircuits
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
@@ -60,6 +61,7 @@ class LangGraphRuntime:
     store: OwnedStore
     guard: ToolGuard
     clock: Clock
+    circuits: Circuits
     room: WaitingRoom
     hook: Hook
 
@@ -103,6 +105,7 @@ class LangGraphRuntime:
                 saver=self.saver,
                 caps=caps,
                 clock=self.clock,
+                circuits=self.circuits,
                 first_on_thread=first_on_thread,
                 tool_chars=self.guard.max_chars,
                 room=self.room,
@@ -212,6 +215,7 @@ async def open_runtime(
     extra_types: Sequence[str],
     store_index: StoreConfig | None,
     clock: Clock,
+    circuits: Circuits | None = None,
     waiting_threads: int = _WAITING_THREADS,
 ) -> AsyncGenerator[LangGraphRuntime]:
     """Serve ``agents``, with their state in two files in ``folder``. ``waiting_threads``: so many at once may wait for
@@ -240,6 +244,7 @@ async def open_runtime(
                     store=store,
                     guard=guard,
                     clock=clock,
+                    circuits=circuits or NoCircuits(),
                     room=WaitingRoom(waiting_threads),
                     hook=hook,
                 )
