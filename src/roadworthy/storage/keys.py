@@ -11,6 +11,7 @@ from roadworthy.ports.clock import Clock
 from roadworthy.storage import statements as sql
 from roadworthy.storage.audit import Note
 from roadworthy.storage.key_policies import hand_on
+from roadworthy.storage.locks import POLICIES
 from roadworthy.storage.rows import key_from, key_params, micros, micros_or_none
 from roadworthy.storage.transaction import Database, Row, Transaction
 
@@ -72,6 +73,7 @@ class SqlKeyStore:
             if not _insert(tx, note, new):
                 return False
             _end(tx, note, tenant, old, None, expires_at)
+            tx.lock(POLICIES)
             tx.run(sql.REPLACED_KEY, tenant=tenant, key_id=old, replaced_at=micros(note.at))
             hand_on(tx, note, tenant, old, new.key_id)
             return True
@@ -108,7 +110,7 @@ def _end(
     revoked_at: datetime | None,
     expires_at: datetime | None,
 ) -> bool:
-    before = tx.one(sql.FIND_KEY, key_id=key_id)
+    before = tx.one(sql.LOCK_KEY, key_id=key_id)
     changed = tx.run(
         sql.END_KEY,
         tenant=tenant,

@@ -8,10 +8,14 @@ The usual start finds the file at the latest revision with one plain read and ne
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import URL, Connection
 
 from roadworthy.storage.sqlite_connection import translated
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 # In order; the last one is what this code needs.
 REVISIONS = ("0001", "0002", "0003")
@@ -51,6 +55,15 @@ def schema_problem(path: Path) -> str | None:
     return f"{path} has the schema {revision}, which this version does not know: a newer one has used it"
 
 
+def alembic_config() -> "Config":
+    """Where Alembic finds the revisions. Their connection goes into its attributes."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
 def _revision(path: Path) -> str | None:
     """The file's revision; None when there is no file or nothing in it."""
     if not path.exists():
@@ -68,7 +81,6 @@ def _begin_immediate(connection: Connection) -> None:
 def _upgrade(path: Path) -> None:
     # Imported here: half a second that only a new or an old file costs.
     from alembic import command
-    from alembic.config import Config
     from sqlalchemy import create_engine, event, exc
     from sqlalchemy.pool import NullPool
 
@@ -79,8 +91,7 @@ def _upgrade(path: Path) -> None:
     )
     # The driver would begin lazily and not before DDL; the lock makes a second process wait and then find it done.
     event.listen(engine, "begin", _begin_immediate)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config = alembic_config()
     try:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
