@@ -1,25 +1,34 @@
-"""Whether the database answers, for ``/readyz``. Asked through ``services/readiness.py``."""
+"""Whether the database can be used, for ``/readyz``. Asked through ``services/readiness.py``."""
 
 import asyncio
 from datetime import timedelta
 
 from roadworthy.domain.errors import StorageUnavailable
+from roadworthy.storage import statements as sql
+from roadworthy.storage.schema import REVISIONS
 from roadworthy.storage.transaction import Database, Transaction
 
 _PATIENCE = timedelta(seconds=2)
 
 
 async def database_problem(database: Database) -> str | None:
-    """None when a transaction can begin and end within 2 s; else what is wrong."""
+    """None when a transaction can begin and end within 2 s, on a schema that this code knows; else what is wrong.
+
+    A newer replica migrates the database under the older ones, which then are to be replaced.
+    """
     try:
         async with asyncio.timeout(_PATIENCE.total_seconds()):
-            await database.write(_nothing)
+            revision = await database.write(_revision)
     except StorageUnavailable as error:
         return error.message
     except TimeoutError:
         return f"the database did not answer within {_PATIENCE.total_seconds():g} s"
+    if revision not in REVISIONS:
+        return f"the database has the schema {revision}, which this version does not know: a newer one has used it"
     return None
 
 
-def _nothing(_tx: Transaction) -> None:
-    """An empty transaction still takes the lock and commits."""
+def _revision(tx: Transaction) -> str:
+    # In a transaction that writes: it takes the lock and commits.
+    row = tx.one(sql.SCHEMA_REVISION)
+    return "of no version" if row is None else str(row[0])

@@ -324,6 +324,10 @@ LAST_EVENT = (
 )
 INSERT_EVENTS = BulkInsertOf(events)
 
+# --- the schema itself, in the table of Alembic ----------------------------------------------------------------------
+
+SCHEMA_REVISION = sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
+
 
 def every_statement() -> Sequence[Statement]:
     """What an executor compiles at start."""

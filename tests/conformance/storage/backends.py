@@ -50,10 +50,20 @@ async def open_backend(name: str, templates: Templates, folder: Path) -> AsyncGe
     url = templates.server.create(name_of(templates.url))
     try:
         async with open_postgres(url) as database:
-            _urls[database] = url
+            register(database, url)
             yield database
     finally:
         templates.server.drop(url)
+
+
+def register(database: PostgresDatabase, url: str) -> None:
+    """Say where a database is, so that ``look`` finds it."""
+    _urls[database] = url
+
+
+def url_of(database: PostgresDatabase) -> str:
+    """Where it is."""
+    return _urls[database]
 
 
 async def settled(database: Database, backend: str) -> None:
