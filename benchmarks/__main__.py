@@ -11,14 +11,14 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks import admission, first_token, memory, paced, saver, startup, statements, throughput
+from benchmarks import admission, first_token, journal, memory, paced, saver, startup, statements, throughput
 from benchmarks.baseline import in_process
 from benchmarks.cores import take_load_core
 from benchmarks.report import disturbance, head, tell
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.table import Row, markdown
 
-_PARTS = ("throughput", "first-token", "paced", "memory", "admission", "statements", "saver", "startup")
+_PARTS = ("throughput", "first-token", "paced", "memory", "admission", "statements", "saver", "journal", "startup")
 
 
 def main() -> None:
@@ -64,6 +64,8 @@ async def _part(part: str, folder: Path, scale: Scale) -> AsyncGenerator[Row]:
                 rows = statements.measure(folder, scale)
             case "saver":
                 rows = saver.measure(folder, scale)
+            case "journal":
+                rows = journal.measure(folder, scale)
             case _:
                 rows = startup.measure(folder, scale)
         async for row in rows:

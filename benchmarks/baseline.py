@@ -8,11 +8,13 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import psutil
 
 from benchmarks.cores import measured_core
+
+SaverName: TypeAlias = Literal["stock", "ours", "memory"]
 
 _LINE_MAX = 16 * 2**20
 
@@ -48,8 +50,8 @@ class InProcess:
 
 
 @asynccontextmanager
-async def in_process(folder: Path, saver: Literal["stock", "ours"] = "stock") -> AsyncGenerator[InProcess]:
-    """The baseline, ready. ``saver``: LangGraph's own, or the server's."""
+async def in_process(folder: Path, saver: SaverName = "stock") -> AsyncGenerator[InProcess]:
+    """The baseline, ready. ``saver``: LangGraph's own, the server's, or LangGraph's that keeps everything in memory."""
     with measured_core():
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -1,51 +1,23 @@
-"""What grows: the database with the turns of a thread, memory and open files with the hours."""
+"""What grows with the hours: memory and open files."""
 
 import asyncio
 import random
-import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from itertools import pairwise
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
-from statistics import linear_regression, median
+from statistics import linear_regression
 from time import perf_counter
 
 from benchmarks.client import Connection, Target
 from benchmarks.load import connected
-from benchmarks.samples import milliseconds
 from benchmarks.server import Served, served
 from benchmarks.table import Row
 
-_STEPS = 3
-_DATABASES = ("roadworthy.db", "checkpoints.sqlite")
 _SAMPLE_SECONDS = 2.0
 _WARM_PART = 3
 _INSTANT_CLIENTS = 10
 _PACED_CLIENTS = 50
 
 Client = Callable[[Target, Connection], Awaitable[None]]
-
-
-async def thread(folder: Path, *, turns: int) -> AsyncGenerator[Row]:
-    """A row for each database with its bytes a turn, and one for the time of a turn; by thirds of the thread's life."""
-    sizes: list[Sequence[int]] = []
-    times: list[float] = []
-    async with (
-        served("instant", folder / "thread", slots=10) as server,
-        connected(server.target, 1) as (connection,),
-    ):
-        request = server.target.run("invoke", thread_id="long")
-        sizes.append(_sizes(server))
-        for _ in range(_STEPS):
-            times += [(await connection.call(request)).checked().seconds for _ in range(turns // _STEPS)]
-            sizes.append(_sizes(server))
-    each = turns // _STEPS
-    for index, name in enumerate(_DATABASES):
-        grown = [(later[index] - earlier[index]) / each / 1024 for earlier, later in pairwise(sizes)]
-        yield Row(
-            what=f"one thread, {turns} turns: KiB a turn in {name}", served=" → ".join(f"{one:.1f}" for one in grown)
-        )
-    thirds = [times[start : start + each] for start in range(0, len(times), each)]
-    yield Row(what="… time of a turn, p50", served=" → ".join(milliseconds(median(third)) for third in thirds))
 
 
 async def churn(folder: Path, *, seconds: float) -> AsyncGenerator[Row]:
@@ -106,19 +78,3 @@ async def _ask_or_leave(target: Target, connection: Connection) -> None:
         return
     connection.send(target.run("stream"))
     await asyncio.sleep(random.uniform(0.1, 0.9))
-
-
-def _sizes(server: Served) -> Sequence[int]:
-    """Bytes in each database, its write-ahead log counted as if it were written back."""
-    return [_size(server.data / name) for name in _DATABASES]
-
-
-def _size(path: Path) -> int:
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)
-    try:
-        (pages,), (page_size,) = (
-            connection.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "page_size")
-        )
-    finally:
-        connection.close()
-    return int(pages) * int(page_size)

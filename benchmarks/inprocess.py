@@ -1,7 +1,7 @@
 """The baseline: the same graphs in a process without a server. Reads orders from stdin, writes results to stdout.
 
 ``baseline.py`` starts it. Its saver is LangGraph's own on a file, set up as the server's: WAL, synchronous NORMAL;
-or, to compare the two, the server's.
+or, to compare them, the server's, or the one that keeps everything in memory.
 """
 
 import asyncio
@@ -18,19 +18,23 @@ import aiosqlite
 import uvloop
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from benchmarks.graphs.scripted import BUILDERS, Graph
-from roadworthy.runtimes.langgraph.checkpoints import open_checkpoints
+from benchmarks.graphs.scripted import BUILDERS, Graph, Saver
+from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
 
 _MESSAGE = "How long is the road?"
+_KEPT = 10
+_LONG = "long"
 _ANSWER = "As long as it takes, and then some. " * 8
 
 
 class Baseline:
     """Runs graphs, each time on a thread of its own."""
 
-    def __init__(self, saver: AsyncSqliteSaver) -> None:
+    def __init__(self, saver: Saver) -> None:
+        self._saver = saver
         self._graphs = {name: build(saver) for name, build in BUILDERS.items()}
         self._threads = count()
         self._prepared: list[RunnableConfig] = []
@@ -44,6 +48,8 @@ class Baseline:
             case "prepare":
                 self._prepared = [await self._thread(graph, order["messages"]) for _ in range(order["clients"])]
                 return {}
+            case "turns":
+                return {"seconds": [await self._turn(graph) for _ in range(order["turns"])]}
             case "first_token":
                 return {"seconds": [await self._first_token(graph) for _ in range(order["times"])]}
             case "at_once":
@@ -85,6 +91,15 @@ class Baseline:
             raise ValueError("a stream without content")
         return first
 
+    async def _turn(self, graph: Graph) -> float:
+        """A turn of the one long thread. The server's saver prunes after it; a turn does not wait for that."""
+        began_at = perf_counter()
+        await graph.ainvoke(_input(), {"configurable": {"thread_id": _LONG}})
+        seconds = perf_counter() - began_at
+        if isinstance(self._saver, FencedSqliteSaver):
+            await self._saver.prune_thread(_LONG, keep=_KEPT)
+        return seconds
+
     async def _invoke(self, graph: Graph, thread: RunnableConfig | None = None) -> None:
         await graph.ainvoke(_input(), thread or self._config())
 
@@ -113,6 +128,19 @@ async def _repeat(
 
 
 @asynccontextmanager
+async def _open(path: Path, saver: str) -> AsyncGenerator[Saver]:
+    match saver:
+        case "memory":
+            yield InMemorySaver()
+        case "ours":
+            async with open_checkpoints(path) as ours:
+                yield ours
+        case _:
+            async with _stock(path) as stock:
+                yield stock
+
+
+@asynccontextmanager
 async def _stock(path: Path) -> AsyncGenerator[AsyncSqliteSaver]:
     async with aiosqlite.connect(path) as connection:
         saver = AsyncSqliteSaver(connection)
@@ -122,7 +150,7 @@ async def _stock(path: Path) -> AsyncGenerator[AsyncSqliteSaver]:
 
 
 async def _main(path: Path, saver: str) -> None:
-    async with _stock(path) if saver == "stock" else open_checkpoints(path) as opened:
+    async with _open(path, saver) as opened:
         baseline = Baseline(opened)
         sys.stdout.write("ready\n")
         sys.stdout.flush()

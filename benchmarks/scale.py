@@ -15,6 +15,7 @@ class Scale:
     memory_runs: int
     counted_runs: int
     admissions: int
+    journalled_runs: int
     starts: int
 
 
@@ -27,6 +28,7 @@ FULL = Scale(
     memory_runs=5_000,
     counted_runs=200,
     admissions=2_000,
+    journalled_runs=150,
     starts=5,
 )
 QUICK = Scale(
@@ -38,5 +40,6 @@ QUICK = Scale(
     memory_runs=500,
     counted_runs=20,
     admissions=200,
+    journalled_runs=15,
     starts=1,
 )

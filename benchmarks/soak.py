@@ -8,7 +8,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks import endurance, idle
+from benchmarks import endurance, idle, long_thread
 from benchmarks.cores import take_load_core
 from benchmarks.report import head, tell
 from benchmarks.table import Row, markdown
@@ -46,7 +46,7 @@ def _part(part: str, folder: Path, *, share: float) -> AsyncGenerator[Row]:
         case "idle":
             return idle.measure(folder, connections=int(10_000 * share), seconds=60 * share)
         case "thread":
-            return endurance.thread(folder, turns=int(300 * share))
+            return long_thread.measure(folder, turns=int(300 * share))
         case _:
             return endurance.churn(folder, seconds=150 * share)
 

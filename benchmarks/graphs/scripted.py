@@ -5,6 +5,7 @@ The server gives them its own checkpointer, the baseline hands one in: it is the
 
 import asyncio
 from collections.abc import Callable, Mapping
+from secrets import token_hex
 from typing import Any, TypeAlias
 
 from langchain.agents import create_agent
@@ -37,6 +38,11 @@ def tooling() -> Graph:
     return build_tooling(None)
 
 
+def reading() -> Graph:
+    """As ``tooling``, with a tool that returns 2 kB."""
+    return build_reading(None)
+
+
 def silent() -> Graph:
     """Says nothing until the run's time is up."""
 
@@ -60,16 +66,28 @@ def build_paced(saver: Saver | None) -> Graph:
 def build_tooling(saver: Saver | None) -> Graph:
     """See ``tooling``."""
     call = ScriptedTurn(calls=(ScriptedCall(name="look_up", args={"word": "road"}),))
-    return create_agent(ScriptedChatModel(turns=(call, _ANSWER)), tools=[_look_up], checkpointer=saver)
+    return create_agent(ScriptedChatModel(turns=(call, _ANSWER)), tools=[look_up], checkpointer=saver)
+
+
+def build_reading(saver: Saver | None) -> Graph:
+    """See ``reading``."""
+    call = ScriptedTurn(calls=(ScriptedCall(name="read_page", args={"page": "road"}),))
+    return create_agent(ScriptedChatModel(turns=(call, _ANSWER)), tools=[read_page], checkpointer=saver)
 
 
 BUILDERS: Mapping[str, Callable[[Saver | None], Graph]] = {
     "instant": build_instant,
     "paced": build_paced,
     "tooling": build_tooling,
+    "reading": build_reading,
 }
 
 
-async def _look_up(word: str) -> str:
+async def look_up(word: str) -> str:
     """Look a word up."""
     return f"{word}: a way that is open to all"
+
+
+async def read_page(page: str) -> str:
+    """Read a page, another one each time."""
+    return f"{page}: {token_hex(1_000)}"

@@ -305,6 +305,7 @@ def _retention(settings: Settings, database: SqliteDatabase, around: Surrounding
         threads=threads,
         runtime=around.runtime,
         clock=around.clock,
+        telemetry=around.telemetry,
         kept=Kept(
             threads=_days(settings.thread_ttl_days),
             events=_days(settings.events_ttl_days),

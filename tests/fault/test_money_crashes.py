@@ -1,27 +1,31 @@
 """Kill -9 at each point of a model call that a budget applies to: no money stays held, no call is charged twice."""
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 
 import httpx
 import pytest
 
+from tests.support.bill import TOLERANCE
 from tests.support.invariants import check_invariants
-from tests.support.provider.script import Hold, Rule, Turn
+from tests.support.provider.ledger import LedgerEntry
+from tests.support.provider.prices import charged_nanos
+from tests.support.provider.script import Hold, Rule, ToolUse, Turn
 from tests.support.rig import NANOS, Rig
 from tests.support.server import ServerProcess
 
 ANSWER = Rule(when="pay", turns=(Turn(text="one two three four"),), pick="for_ever")
 HELD = Turn(text="one two three four", hold=Hold(at=2))
 
-# What is on record of each run afterwards, and how often the provider was asked for it: an answer of which nobody had
-# heard is bought once more. `passes`: how often the recovery of the run before goes by the point.
-POINTS: Sequence[tuple[str, int, Sequence[str], int]] = (
-    ("before-reserve", 0, ["complete"], 1),
-    ("after-reserve", 1, ["lost", "complete"], 1),
-    ("before-append", 1, ["lost", "complete"], 2),
-    ("before-finish", 1, ["complete"], 1),
-    ("after-finish", 1, ["complete"], 1),
+# What is on record of each run afterwards. `passes`: how often the recovery of the run before goes by the point. The
+# provider is asked once for each: an answer that came is in the journal before it is on record.
+POINTS: Sequence[tuple[str, int, Sequence[str]]] = (
+    ("before-reserve", 0, ["complete"]),
+    ("after-reserve", 1, ["lost", "complete"]),
+    ("before-append", 2, ["complete"]),
+    ("before-finish", 1, ["complete"]),
+    ("after-finish", 1, ["complete"]),
 )
 
 
@@ -31,7 +35,7 @@ async def test_a_crash_around_a_call_leaves_nothing_held(rig: Rig) -> None:
     lost = 0
     async with server.client() as client:
         await rig.set_budget(client, NANOS)
-        for number, (point, _, recorded, asked) in enumerate(POINTS):
+        for number, (point, _, recorded) in enumerate(POINTS):
             calls = len(rig.provider.ledger)
             await _lost(client, f"pay for {point}")
             assert await server.exited() == -9
@@ -42,7 +46,7 @@ async def test_a_crash_around_a_call_leaves_nothing_held(rig: Rig) -> None:
             run = await rig.final(client, _runs(server)[-1])
             assert (run["status"], run["response"]) == ("success", "one two three four"), point
             assert _outcomes(server, run["run_id"]) == recorded, point
-            assert len(rig.provider.ledger) - calls == asked, point
+            assert len(rig.provider.ledger) - calls == 1, point
             lost += recorded.count("lost")
             check_invariants(server, rig.provider.ledger, in_flight=lost)
         await _recorded_at_the_crash(rig, client, lost)
@@ -65,22 +69,80 @@ async def _recorded_at_the_crash(rig: Rig, client: httpx.AsyncClient, lost: int)
     check_invariants(server, rig.provider.ledger, in_flight=lost)
 
 
-async def test_a_call_in_flight_at_a_crash_is_charged_once_however_often_the_recovery_dies(rig: Rig) -> None:
+@pytest.mark.parametrize(("point", "recorded"), [("before-append", 0), ("after-append", 1)])
+async def test_a_call_in_flight_at_a_crash_is_charged_once_however_often_the_recovery_dies(
+    rig: Rig, point: str, recorded: int
+) -> None:
     rig.provider.script(rules=(Rule(when="pay", turns=(HELD,)), ANSWER))
-    server = await rig.serve(crash_at="after-settle-lost")
+    server = await rig.serve(crash_at=point)
     async with server.client() as client:
         await rig.set_budget(client, NANOS)
         await _kill_in_flight(rig, client, 1)
         (held,) = server.rows("SELECT * FROM reservations")
         await server.start(wait=False)
         assert await server.exited() == -9
-        (lost,) = server.rows("SELECT * FROM model_calls")
-        assert (lost["call_id"], lost["outcome"], lost["cost_nanos"]) == (held["call_id"], "lost", held["nanos"])
+        assert len(server.rows("SELECT * FROM model_calls")) == recorded
+        assert len(server.rows("SELECT * FROM reservations")) == 1 - recorded
         await server.start()
         run = await rig.final(client, held["run_id"])
     assert (run["status"], run["attempt"], run["usage"]["estimated"]) == ("success", 3, True)
+    (lost, _) = server.rows("SELECT * FROM model_calls ORDER BY started_at")
+    assert (lost["call_id"], lost["outcome"], lost["attempt"]) == (held["call_id"], "lost", 1)
     assert _outcomes(server, run["run_id"]) == ["lost", "complete"]
     check_invariants(server, rig.provider.ledger, in_flight=1)
+
+
+async def test_a_call_that_dies_in_the_middle_of_a_long_answer_costs_what_it_had_shown(rig: Rig) -> None:
+    """The text of the call before it in the same run, which is longer, is not charged again."""
+    before = Turn(text="more" * 400, tools=(ToolUse(name="note", args={"text": "x"}),))
+    turns = (before, Turn(text="four" * 2_000, hold=Hold(at=300)), Turn(text="done"))
+    rig.provider.script(rules=(Rule(when="pay", turns=turns),))
+    server = await rig.serve()
+    async with server.client() as client:
+        await rig.set_budget(client, NANOS)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_lost(client, "pay"))
+            await rig.provider.wait_for(lambda calls: len(calls) == 2 and calls[1].held)
+            await rig.until(lambda: _shown(server) == (400 + 300) * 4)
+            await server.kill()
+        (held,) = server.rows("SELECT * FROM reservations")
+        await rig.provider.wait_for_outcome("client_gone")
+        await server.start()
+        run = await rig.final(client, held["run_id"])
+    cut = rig.provider.ledger[1]
+    _, lost, _ = server.rows("SELECT * FROM model_calls ORDER BY started_at")
+    assert (lost["call_id"], lost["outcome"], lost["estimated"]) == (held["call_id"], "lost", 1)
+    assert lost["output_tokens"] == cut.output_tokens == 300
+    assert lost["cost_nanos"] == pytest.approx(charged_nanos(cut), rel=TOLERANCE)
+    assert (run["status"], run["usage"]["estimated"]) == ("success", True)
+    check_invariants(server, rig.provider.ledger, in_flight=1)
+
+
+async def test_a_call_that_dies_while_its_answer_streams_is_never_charged_for_what_was_not_said(rig: Rig) -> None:
+    """What was shown last may not be in the log yet: then a lost call is too cheap, and never dear."""
+    moments = (5, 60, 250)
+    streaming = Turn(text="four" * 2_000, ms_per_token=4)
+    rig.provider.script(rules=(Rule(when="pay", turns=(streaming, Turn(text="done")) * len(moments)),))
+    server = await rig.serve()
+    async with server.client() as client:
+        await rig.set_budget(client, NANOS)
+        for number, moment in enumerate(moments):
+            asked = len(rig.provider.ledger)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_lost(client, "pay"))
+                await rig.provider.wait_for(_has_said(asked, moment))
+                await server.kill()
+            (held,) = server.rows("SELECT * FROM reservations")
+            await rig.provider.wait_for_outcome("client_gone", number + 1)
+            await server.start()
+            await rig.final(client, held["run_id"])
+            (lost,) = server.rows("SELECT * FROM model_calls WHERE call_id = ?", held["call_id"])
+            cut = rig.provider.ledger[asked]
+            assert (lost["outcome"], lost["output_tokens"] <= cut.output_tokens) == ("lost", True)
+            assert lost["input_tokens"] == pytest.approx(cut.input_tokens, rel=TOLERANCE)
+            assert lost["cost_nanos"] <= (1 + TOLERANCE) * charged_nanos(cut)
+            assert lost["cost_nanos"] < held["nanos"] / 5
+    check_invariants(server, rig.provider.ledger, in_flight=len(moments))
 
 
 async def test_runs_that_nobody_takes_up_again_leave_nothing_held(rig: Rig) -> None:
@@ -113,6 +175,10 @@ async def test_runs_that_nobody_takes_up_again_leave_nothing_held(rig: Rig) -> N
     ]
     outcomes = [_outcomes(server, run_id) for run_id in (ended, cancelled, waiting, taken_up)]
     assert outcomes == [["lost"], ["lost"], ["lost"], ["lost", "cancelled"]]
+    assert _price_lists(server, ended) == ["reservation"]
+    assert "reservation" not in [
+        name for run_id in (cancelled, waiting, taken_up) for name in _price_lists(server, run_id)
+    ]
     assert "reservations_swept" in server.logs
     check_invariants(server, rig.provider.ledger, in_flight=4)
 
@@ -135,6 +201,21 @@ async def _lost(client: httpx.AsyncClient, message: str) -> None:
 
 def _runs(server: ServerProcess) -> Sequence[str]:
     return [row["run_id"] for row in server.rows("SELECT run_id FROM runs ORDER BY seq")]
+
+
+def _shown(server: ServerProcess) -> int:
+    """The characters of text that are in the log."""
+    rows = server.rows("SELECT body FROM events WHERE type = 'content'")
+    return sum(len(json.loads(row["body"])["text"]) for row in rows)
+
+
+def _has_said(asked: int, tokens: int) -> Callable[[Sequence[LedgerEntry]], bool]:
+    """Whether the call behind `asked` others has put out so many tokens."""
+    return lambda calls: len(calls) > asked and calls[asked].output_tokens >= tokens
+
+
+def _price_lists(server: ServerProcess, run_id: str) -> Sequence[str]:
+    return [row["price_version"] for row in server.rows("SELECT * FROM model_calls WHERE run_id = ?", run_id)]
 
 
 def _outcomes(server: ServerProcess, run_id: str) -> Sequence[str]:

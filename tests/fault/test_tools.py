@@ -1,6 +1,7 @@
 """What tools can do to a run (catalogue 36 to 38), and what a stop does to tools."""
 
 import asyncio
+from pathlib import Path
 
 from tests.support.invariants import check_invariants, threads_of
 from tests.support.rig import Rig
@@ -35,6 +36,23 @@ async def test_a_tool_that_hangs_in_a_thread_holds_its_slot_until_it_ends(rig: R
     assert ready.status_code == 503
     assert "slots" in str(ready.json())
     check_invariants(server, rig.provider.ledger)
+
+
+async def test_a_thread_that_outlives_its_run_writes_nothing_any_more(rig: Rig, tmp_path: Path) -> None:
+    server = await rig.serve("late.py:graph")
+    gate, outcome = tmp_path / "late", tmp_path / "late.outcome"
+    async with server.client() as client, asyncio.TaskGroup() as group:
+        body = {"input": {"gate": str(gate)}, "thread_id": "t"}
+        asked = group.create_task(client.post("/agent/invoke", json=body))
+        await rig.until(lambda: bool(server.rows("SELECT 1 FROM runs WHERE status = 'running'")))
+        (run,) = server.rows("SELECT run_id FROM runs")
+        await client.post(f"/agent/runs/{run['run_id']}/cancel")
+        assert (await asked).json()["run"]["status"] == "cancelled"
+        gate.touch()
+        await rig.until(outcome.exists)
+        look = await client.post("/agent/invoke", json={"input": {"gate": ""}})
+    assert outcome.read_text() == "LeaseLost"
+    assert look.json()["output"]["found"] == []
 
 
 async def test_a_process_whose_slots_are_all_stuck_ends_itself(rig: Rig) -> None:

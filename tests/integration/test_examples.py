@@ -3,15 +3,18 @@
 import ast
 import re
 import shutil
+import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roadworthy.domain.event import ToolCallStarted
+from roadworthy.domain.tool_effect import ToolEffect
 from roadworthy.domain.usage import ModelCall
+from roadworthy.runtimes.langgraph.effects import declared_effects
 from roadworthy.runtimes.langgraph.factories import build_agents
 from roadworthy.runtimes.langgraph.project import read_target
 from tests.architecture.repository import ROOT
@@ -21,7 +24,9 @@ from tests.support.provider.fake import FakeProvider
 from tests.support.provider.script import Fault, Rule, ToolUse, Turn
 
 EXAMPLES = ROOT / "examples"
-DOC = ROOT / "docs" / "cost-levers.md"
+DOCS = ROOT / "docs"
+LEVERS = DOCS / "cost-levers.md"
+SHOWN = re.compile(r"`examples/(\w+)\.py`[^\n]*\n\n```python\n(.*?)```", re.DOTALL)
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 MAIN, CHEAP = "claude-sonnet-5", "claude-haiku-4-5"
 OVERLOADED = Turn(fault=Fault(kind="error", status=529))
@@ -145,6 +150,33 @@ async def test_small_talk_is_cheap_and_a_long_message_moves_the_thread_for_good(
     assert _models(provider) == [CHEAP, CHEAP, MAIN, MAIN]
 
 
+async def test_a_booking_goes_by_its_idempotency_key(
+    tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    provider.script(Turn(tools=(ToolUse(name="book", args={"table": 7}),)), Turn(text="It is yours."))
+    async with _graph("tool_effects", tmp_path) as graph, Bench(folder=tmp_path).serve(graph) as runtime:
+        await play(runtime, a_run(runtime.message_input(AGENT, "Table 7, please.")))
+        book = graph.nodes["tools"].bound.tools_by_name["book"]
+        with closing(sqlite3.connect("bookings.db")) as bookings:
+            ((key, place),) = bookings.execute("SELECT * FROM bookings").fetchall()
+            assert (key.startswith("acme/ann/thread:"), place) == (True, 7)
+            # What a crash does: the same call once more.
+            await book.ainvoke({"table": 7}, {"configurable": {"idempotency_key": key}})
+            assert bookings.execute("SELECT count(*) FROM bookings").fetchone() == (1,)
+
+
+async def test_an_example_declares_each_effect_that_there_is(tmp_path: Path, provider: FakeProvider) -> None:
+    async with _graph("tool_effects", tmp_path) as graph:
+        effects = declared_effects(graph.nodes["tools"].bound)
+    assert effects == {
+        "weekday": ToolEffect.PURE,
+        "book": ToolEffect.IDEMPOTENT,
+        "send_letter": ToolEffect.ONCE,
+    }
+    assert not provider.ledger
+
+
 @pytest.mark.parametrize("example", NAMES)
 def test_an_example_imports_nothing_of_the_server(example: str) -> None:
     tree = ast.parse((EXAMPLES / f"{example}.py").read_text(encoding="utf-8"))
@@ -154,7 +186,9 @@ def test_an_example_imports_nothing_of_the_server(example: str) -> None:
 
 
 def test_the_docs_show_the_examples_as_they_are() -> None:
-    shown = re.findall(r"`examples/(\w+)\.py`[^\n]*\n\n```python\n(.*?)```", DOC.read_text(encoding="utf-8"), re.DOTALL)
+    pages = [page.read_text(encoding="utf-8") for page in DOCS.glob("*.md")]
+    shown = [found for page in pages for found in SHOWN.findall(page)]
     files = [(name, (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")) for name in NAMES]
     assert sorted(shown) == files
-    assert DOC.read_text(encoding="utf-8").count("```python") == len(files)
+    levers = LEVERS.read_text(encoding="utf-8")
+    assert levers.count("```python") == len(SHOWN.findall(levers)), "all code there is an example"

@@ -17,6 +17,7 @@ from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.sqlite import open_sqlite
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.telemetry.clock import SystemClock
+from roadworthy.telemetry.run_log import RunLog
 
 
 async def _die(self: LangGraphRuntime, ref: ThreadRef) -> None:
@@ -45,6 +46,7 @@ async def main(folder: Path) -> None:
             threads=Threads(threads=SqlThreadStore(database), runs=SqlRunStore(database), runtime=runtime),
             runtime=runtime,
             clock=SystemClock(),
+            telemetry=RunLog(),
             kept=Kept(
                 threads=timedelta(days=30), events=None, idempotency=timedelta(days=1), checkpoints=10, outputs=10
             ),

@@ -13,6 +13,7 @@ from roadworthy.domain.budget import (
     BudgetWindow,
     Exhausted,
     Held,
+    InFlight,
     Occupied,
     Reservation,
 )
@@ -86,7 +87,7 @@ class SilentLedger:
     async def release(self, run: Run) -> None:
         """See the port."""
 
-    async def settle_lost(self, run: Run) -> Sequence[ModelCall]:
+    async def in_flight(self, run: Run) -> Sequence[InFlight]:
         """See the port."""
         return ()
 

@@ -1,9 +1,11 @@
 """The pruner on a stage, and a database that counts what each transaction changes."""
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.runtimes.scripted import ScriptedRuntime
 from roadworthy.services.retention import Kept, Retention
@@ -59,7 +61,7 @@ class PrunedRuntime(ScriptedRuntime):
         """See the port."""
         self.pruned.append(ref)
         if ref in self.unreadable:
-            raise ValueError("what is this?")
+            raise StorageUnavailable("the database of checkpoints does not work") from sqlite3.OperationalError("what?")
         return await super().prune_thread(ref, keep=keep)
 
 
@@ -80,6 +82,7 @@ def retention_of(
         threads=Threads(threads=SqlThreadStore(used), runs=stage.store, runtime=stage.runtime),
         runtime=stage.runtime,
         clock=stage.clock,
+        telemetry=stage.witness,
         kept=Kept(
             threads=threads, events=events, idempotency=timedelta(hours=24), checkpoints=checkpoints, outputs=outputs
         ),

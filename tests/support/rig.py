@@ -19,13 +19,16 @@ FINAL = {"success", "error", "timeout", "cancelled", "interrupted"}
 class Rig:
     """`async with Rig(folder, provider) as rig:`, then `await rig.serve()` with what the test needs."""
 
-    def __init__(self, folder: Path, provider: ProviderProcess) -> None:
+    def __init__(
+        self, folder: Path, provider: ProviderProcess, *, make_server: Callable[..., ServerProcess] = ServerProcess
+    ) -> None:
         self.folder = folder
         self.provider = provider
         self.effects = EffectLog(folder / "effects.jsonl")
         self.gates = folder / "gates"
         self.gates.mkdir()
         self.crash_mark = folder / "crashed"
+        self._make_server = make_server
         self._server: ServerProcess | None = None
 
     async def __aenter__(self) -> Self:
@@ -61,7 +64,7 @@ class Rig:
         if crash_at is not None:
             agent = agent.replace("claude.py", "crashing.py")
             environment["CRASH_AT"] = crash_at
-        self._server = ServerProcess(self.folder / "server", target=str(AGENTS / agent), env=environment)
+        self._server = self._make_server(self.folder / "server", target=str(AGENTS / agent), env=environment)
         await self._server.start(wait=wait)
         return self._server
 

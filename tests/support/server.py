@@ -8,13 +8,29 @@ import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 
 COMMAND = Path(sys.executable).parent / "roadworthy"
 ADMIN_KEY = "rw_live_" + "testadminkey" * 3
 ROOT = Path(__file__).parents[2]
+
+
+class Process(Protocol):
+    """What is asked of the server's process, whoever started it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def send_signal(self, signal: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+    async def wait(self) -> int: ...
 
 
 def free_port() -> int:
@@ -37,7 +53,7 @@ class ServerProcess:
         self.env = dict(env or {})
         self._target = target
         self._args = tuple(args)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -69,11 +85,8 @@ class ServerProcess:
     async def start(self, *, wait: bool = True) -> None:
         """Start a process on the same data and port; by default until it is healthy."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [str(COMMAND), "serve", *([self._target] if self._target else []), *self._args]
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL, env=self._environment(), cwd=ROOT
-            )
+        args = ["serve", *([self._target] if self._target else []), *self._args]
+        self._process = await self._spawn(args, self.folder / "server.log")
         if wait:
             await self.healthy()
 
@@ -155,8 +168,20 @@ class ServerProcess:
         connection.close()
         return changed
 
+    async def _spawn(self, args: Sequence[str], log: Path) -> Process:
+        with log.open("ab") as file:
+            return await asyncio.create_subprocess_exec(
+                str(COMMAND),
+                *args,
+                stdout=file,
+                stderr=file,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment(),
+                cwd=ROOT,
+            )
+
     @property
-    def _running(self) -> asyncio.subprocess.Process:
+    def _running(self) -> Process:
         assert self._process is not None, "the server was never started"
         return self._process
 

@@ -38,6 +38,16 @@ class Transcript:
 
     def text(self) -> str:
         """What a user is left with: content, less what was retracted or did not survive an attempt."""
+        return "".join(frame["content"] for frame in self._kept())
+
+    def texts(self) -> dict[str, str]:
+        """The same, by message."""
+        found: dict[str, str] = {}
+        for frame in self._kept():
+            found[frame["message_id"]] = found.get(frame["message_id"], "") + frame["content"]
+        return found
+
+    def _kept(self) -> list[Frame]:
         kept: list[Frame] = []
         for frame in self.frames:
             if frame["type"] == "content":
@@ -46,7 +56,7 @@ class Transcript:
                 kept = [one for one in kept if one["message_id"] != frame["message_id"]]
             elif frame["type"] == "attempt":
                 kept = [one for one in kept if _position(one["id"]) <= _position(frame["last_valid"])]
-        return "".join(frame["content"] for frame in kept)
+        return kept
 
     async def read(self, response: httpx.Response) -> AsyncIterator[Frame]:
         """Take in a stream, frame by frame."""

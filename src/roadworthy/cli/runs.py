@@ -59,9 +59,9 @@ def show(run_id: _RunId, as_json: _Json = False) -> None:
     facts = _as_json(run)
     for name, value in facts.items():
         if value is not None:
-            say(f"{name:<16} {value}")
+            say(f"{name:<18} {value}")
     for review in reviews:
-        say(f"{'needs_review':<16} {review.tool_call_id} {review.name} {iso(review.started_at)}")
+        say(f"{'needs_review':<18} {review.tool_call_id} {review.name} {iso(review.started_at)}")
 
 
 @app.command()

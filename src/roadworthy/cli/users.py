@@ -204,6 +204,6 @@ def _output(out: Path | None) -> "Generator[BinaryIO]":
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
-    except BaseException:
+    except BaseException:  # interrupted too: half an export looks like a whole one
         out.unlink(missing_ok=True)
         raise

@@ -16,6 +16,8 @@ from roadworthy.domain.principal import Owner
 
 # A budget's limit warns at this part of it, unless its soft limit says otherwise.
 SOFT_PERCENT = 80
+# The price list of a call whose cost is what was reserved for it.
+RESERVED_PRICE = "reservation"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -188,6 +190,14 @@ class Reservation:
     output_tokens: int
     nanos: int
     started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFlight:
+    """A call that ``attempt`` was in the middle of when its worker died. Its money is still held."""
+
+    attempt: int
+    reservation: Reservation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 
+# What estimates go by; ``docs/prices.md`` says how near that is.
+CHARS_PER_TOKEN = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
@@ -39,7 +42,8 @@ class ModelCall:
     died in the middle of it. ``provider`` and ``model`` are what the model object claims (``anthropic``, ``claude-…``),
     empty when unknown. ``cost_nanos``: nano-USD, None while it is not priced or when nobody knows its price;
     ``price_version`` names the price list. ``journalled``: after a crash its response is there, so that it is not
-    bought again; only meant for calls that are complete.
+    bought again; only meant for calls that are complete. ``message_id``: of the message that its answer was shown as,
+    empty when unknown; in events only, not on the ledger.
     """
 
     call_id: str
@@ -54,6 +58,7 @@ class ModelCall:
     cost_nanos: int | None = None
     price_version: str = ""
     journalled: bool = True
+    message_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,3 +93,8 @@ class Usage:
                 unjournalled=usage.unjournalled + (not call.journalled),
             )
         return usage
+
+
+def tokens_of(chars: int) -> int:
+    """About how many tokens that many characters are."""
+    return -(-chars // CHARS_PER_TOKEN)

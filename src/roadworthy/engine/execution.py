@@ -20,6 +20,7 @@ from roadworthy.domain.lease import Lease
 from roadworthy.domain.run import InputKind, Run, RunError, RunResult, RunStatus
 from roadworthy.domain.usage import ModelCall
 from roadworthy.engine.cancellation import StopSignal
+from roadworthy.engine.losses import calls_so_far
 from roadworthy.engine.metering import Meter
 from roadworthy.engine.settlements import Settlements
 from roadworthy.engine.spending import AttemptSpending, Purse, open_spending
@@ -95,6 +96,7 @@ class Attempt:
         self._tally = Tally()
         self._meter: Meter | None = None
         self._writer: EventWriter | None = None
+        self._told: Collection[str] = ()
         self._last_progress = around.clock.monotonic()
         self._failure: RoadworthyError | None = None
         self._model_answered = False
@@ -142,11 +144,11 @@ class Attempt:
         """
         around = self._around
         async with asyncio.TaskGroup() as group:
-            writer = self._writer = await self._open()
             spending = await open_spending(self.run, around.purse, self._note_progress)
             meter = self._meter = Meter(
                 self.run, group, spending=spending, ledger=around.ledger, rates=around.rates, telemetry=around.telemetry
             )
+            writer = self._writer = await self._open(spending, meter)
             with closing(spending):
                 async with self._prepare(spending) as execution:
                     self.execution = execution
@@ -154,19 +156,22 @@ class Attempt:
                         execution.drain()
                     graph = group.create_task(self._drive(execution, writer, meter))
                     verdict = await self._supervise(graph)
-                    if not graph.done():
-                        execution.fence()
+                    # A graph that has ended has nothing left to write; threads that it has left behind may think so.
+                    execution.fence()
                     final = await self._conclude(verdict, execution, writer, meter)
                     on_ended(final, self._failure)
                     await execution.settled()
 
-    async def _open(self) -> EventWriter:
+    async def _open(self, spending: AttemptSpending, meter: Meter) -> EventWriter:
         void: Collection[str] = ()
         if self.run.attempt > 1:
-            await self._around.ledger.settle_lost(self.run)
-            calls = await self._around.ledger.of_run(self.run.owner, self.run.run_id)
-            seen = await self._around.log.read(self.run)
+            around = self._around
+            seen = await around.log.read(self.run)
+            calls = await calls_so_far(
+                self.run, seen, ledger=around.ledger, runtime=around.runtime, spending=spending, meter=meter
+            )
             self._tally.inherit(seen, calls)
+            await meter.flush()
             void = await self._void(seen)
             if self.run.losses:
                 # The call that was in flight when the worker died may have been billed without leaving a trace.
@@ -183,17 +188,19 @@ class Attempt:
         return writer
 
     async def _void(self, seen: Sequence[Event]) -> Collection[str]:
-        """Messages of earlier attempts whose text the state does not hold, in the order they were shown."""
-        shown: dict[str, None] = {}
+        """Messages of earlier attempts whose text the state does not hold, in the order they were shown. The others
+        are told: nobody need say them again.
+        """
+        shown: dict[str, str] = {}
         for event in seen:
             if isinstance(event.body, ContentDelta):
-                shown[event.body.message_id] = None
+                shown[event.body.message_id] = shown.get(event.body.message_id, "") + event.body.text
             elif isinstance(event.body, ContentRetracted):
                 shown.pop(event.body.message_id, None)
         if not shown:
             return ()
-        surviving = await self._around.runtime.surviving(self.run, shown.keys())
-        return [message_id for message_id in shown if message_id not in surviving]
+        self._told = await self._around.runtime.surviving(self.run, shown)
+        return [message_id for message_id in shown if message_id not in self._told]
 
     def _prepare(self, spending: AttemptSpending) -> AbstractAsyncContextManager[Execution]:
         return self._around.runtime.execution(
@@ -201,6 +208,7 @@ class Attempt:
             caps=self._caps_left(),
             first_on_thread=self.run.ord == 1,
             spending=spending,
+            told=self._told,
         )
 
     def _caps_left(self) -> Caps:

@@ -20,12 +20,12 @@ from roadworthy.ports.telemetry import Telemetry
 
 
 class Meter:
-    """One attempt's calls. ``group`` owns the writes."""
+    """One attempt's calls. ``group`` owns the writes; without one, only ``flush`` writes."""
 
     def __init__(
         self,
         run: Run,
-        group: asyncio.TaskGroup,
+        group: asyncio.TaskGroup | None,
         *,
         spending: AttemptSpending,
         ledger: Ledger,
@@ -59,7 +59,7 @@ class Meter:
 
     def start(self) -> None:
         """Begin to write what is pending, without waiting for it, nor for writes that are under way."""
-        if self._pending:
+        if self._pending and self._group is not None:
             task = self._group.create_task(self._write_soon(self._taken()))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)

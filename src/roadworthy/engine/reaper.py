@@ -8,6 +8,9 @@ from dataclasses import replace
 
 from roadworthy.domain.run import Run, RunError, RunResult, RunStatus
 from roadworthy.engine.execution import Surroundings
+from roadworthy.engine.losses import calls_so_far
+from roadworthy.engine.metering import Meter
+from roadworthy.engine.spending import open_spending
 from roadworthy.engine.tally import left_behind
 
 MAX_LOSSES = 3
@@ -42,12 +45,18 @@ async def earlier_result(run: Run, error: RunError, around: Surroundings, *, cra
     """What a run amounts to that ends without another attempt: what earlier ones did and cost.
 
     Raises:
-        StorageUnavailable: it cannot be read.
+        StorageUnavailable: it cannot be read, or what was lost cannot be put on record.
     """
-    # There is no next attempt to do it: all that were made are earlier ones.
-    await around.ledger.settle_lost(replace(run, attempt=run.attempt + 1))
-    calls = await around.ledger.of_run(run.owner, run.run_id)
-    return left_behind(await around.log.read(run), calls, error, crashed=crashed)
+    # There is no next attempt to settle what was lost: all that were made are earlier ones.
+    after = replace(run, attempt=run.attempt + 1)
+    seen = await around.log.read(run)
+    spending = await open_spending(after, around.purse)
+    meter = Meter(after, None, spending=spending, ledger=around.ledger, rates=around.rates, telemetry=around.telemetry)
+    calls = await calls_so_far(
+        after, seen, ledger=around.ledger, runtime=around.runtime, spending=spending, meter=meter
+    )
+    await meter.flush()
+    return left_behind(seen, calls, error, crashed=crashed)
 
 
 def _ending(run: Run, losses: int, around: Surroundings) -> tuple[RunStatus, RunError] | None:

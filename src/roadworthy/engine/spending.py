@@ -6,7 +6,7 @@ before each model call (``ports.runtime.Spending``). Below: prices, policies and
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -181,6 +181,12 @@ class AttemptSpending:
             return told
         return self._price(call)
 
+    def take_over(self, lost: Iterable[ModelCall]) -> None:
+        """Calls of earlier attempts, for which the ledger still holds money: they are settled as this one's own."""
+        for call in lost:
+            self._held.add(call.call_id)
+            self.ended(call)
+
     async def charges(self, calls: Collection[ModelCall]) -> Mapping[str, Sequence[BudgetPeriod]]:
         """The periods that each call counts towards now, by its id. Calls that count towards none and for which
         nothing was reserved are not in it.
@@ -258,7 +264,7 @@ class AttemptSpending:
         return standing
 
 
-async def open_spending(run: Run, purse: Purse, note_progress: Callable[[], None]) -> AttemptSpending:
+async def open_spending(run: Run, purse: Purse, note_progress: Callable[[], None] = lambda: None) -> AttemptSpending:
     """The spending of an attempt, under the policies as they are now.
 
     Raises:

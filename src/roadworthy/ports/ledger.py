@@ -9,7 +9,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Protocol
 
-from roadworthy.domain.budget import BudgetBalance, BudgetPeriod, Exhausted, Held, Occupied, Reservation
+from roadworthy.domain.budget import BudgetBalance, BudgetPeriod, Exhausted, Held, InFlight, Occupied, Reservation
 from roadworthy.domain.ids import RunId, TenantId, UserId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import Run
@@ -71,8 +71,9 @@ class Ledger(Protocol):
     async def append(
         self, run: Run, calls: Sequence[ModelCall], charges: Mapping[str, Sequence[BudgetPeriod]]
     ) -> Sequence[BudgetBalance]:
-        """Record calls of a run's present attempt, and settle them: what was reserved for a call is freed, its cost
-        goes to the periods that ``charges`` has under its ``call_id``. All in one transaction.
+        """Record calls of a run, and settle them: what was reserved for a call is freed, its cost goes to the periods
+        that ``charges`` has under its ``call_id``. All in one transaction. A call is of the attempt that has reserved
+        for it, else of the present one.
 
         A (run, call_id) that is there already is left as it is and charged to nothing. Returns the periods that these
         calls have taken over their soft limit.
@@ -86,17 +87,19 @@ class Ledger(Protocol):
         """Free what the run's present attempt still holds: for calls that never began. Idempotent."""
         ...
 
-    async def settle_lost(self, run: Run) -> Sequence[ModelCall]:
-        """Record the calls that earlier attempts of the run were in the middle of when their worker died.
+    async def in_flight(self, run: Run) -> Sequence[InFlight]:
+        """What earlier attempts of the run still hold money for, oldest first: ``append`` settles it.
 
-        Each becomes a call with outcome ``lost``: estimated, its tokens and its cost all that was reserved for it.
-        Idempotent.
+        Raises:
+            StorageUnavailable: it cannot be read.
         """
         ...
 
     async def sweep(self, before: datetime) -> int:
-        """The same for runs that nobody executes any more: reservations begun before a moment whose run has ended, is
-        gone, or is at a later attempt. Returns how many, at most 100 at once.
+        """Settle reservations begun before a moment whose run has ended or is gone, so that nobody else will.
+
+        Each becomes a call with outcome ``lost``: estimated, its tokens and its cost all that was reserved for it.
+        Returns how many, at most 100 at once.
         """
         ...
 

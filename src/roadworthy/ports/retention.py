@@ -52,12 +52,14 @@ class RetentionStore(Protocol):
         ...
 
     async def used_threads(self, since: datetime, after: UsedThread | None, *, limit: int) -> Sequence[UsedThread]:
-        """Threads used at or after a moment that nothing runs on now, in the order of their use, behind ``after``."""
+        """Threads used at or after a moment that no run has now, nor waits for; in the order of their use, behind
+        ``after``.
+        """
         ...
 
-    async def trim_outputs(self, thread: UsedThread, *, keep: int) -> tuple[Batch, UsedThread]:
-        """Set ``output`` to null in some of the runs that are older than the thread's latest ``keep``. Also the thread
-        as it is then. Does nothing while a run is under way.
+    async def trim_outputs(self, thread: UsedThread, *, keep: int, before: datetime) -> tuple[Batch, UsedThread]:
+        """Set ``output`` to null in some of the runs that are older than the thread's latest ``keep``, up to the first
+        one that ended after ``before``. Also the thread as it is then. Does nothing while a run is under way.
         """
         ...
 

@@ -3,7 +3,7 @@
 The runtime knows graphs, checkpoints and models; it knows nothing of queues, HTTP or SQL of ours.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -213,12 +213,19 @@ class AgentRuntime(Protocol):
         ...
 
     def execution(
-        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+        self,
+        run: Run,
+        *,
+        caps: Caps,
+        first_on_thread: bool,
+        spending: Spending | None = None,
+        told: Collection[str] = (),
     ) -> AbstractAsyncContextManager[Execution]:
         """Prepare the attempt ``run.attempt`` of ``run``. Leaving the context frees what the attempt held.
 
         ``first_on_thread``: no earlier run can have left state (a hint that saves a read). ``spending``: to be asked
-        before every model call; None when there can be no budget.
+        before every model call; None when there can be no budget. ``told``: ids of messages that earlier attempts have
+        shown and that survive; the others of the run that the state holds are shown again.
         """
         ...
 
@@ -228,9 +235,16 @@ class AgentRuntime(Protocol):
         """
         ...
 
-    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:
+    async def surviving(self, run: Run, shown: Mapping[str, str]) -> Collection[str]:
         """Which of the messages that earlier attempts of ``run`` streamed are in the state that the next one goes on
-        from. The text of the others is void: it was cut off, or the step that made it will be run again.
+        from, and were shown to their end. ``shown``: text by message id, as far as it was stored. The text of the
+        others is void: it was cut off, or the step that made it will be run again.
+        """
+        ...
+
+    async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
+        """Complete model calls of earlier attempts of ``run`` that the next one will not make again, as far as they are
+        kept for it: their worker may have died before it told anybody of them.
         """
         ...
 
@@ -242,6 +256,10 @@ class AgentRuntime(Protocol):
         """Messages and state of a thread as of its latest checkpoint.
 
         Empty when there is none, or when the agent, which alone can read it, is not served any more.
+
+        Raises:
+            AgentFailed: the agent's code, or LangGraph on its behalf, cannot read this state.
+            StorageUnavailable: the database of checkpoints does not answer.
         """
         ...
 
@@ -258,6 +276,9 @@ class AgentRuntime(Protocol):
         tell the latest run from the one before, and what open interrupts stand on. Returns how many went.
 
         Only for threads without a run under way.
+
+        Raises:
+            StorageUnavailable: SQLite failed: at this thread's rows, or altogether, which ``ready`` tells apart.
         """
         ...
 

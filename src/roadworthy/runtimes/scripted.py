@@ -103,6 +103,7 @@ class ScriptedRuntime:
         self.problem: str | None = None
         self.reviews: dict[ThreadRef, list[ToolReview]] = {}
         self.resolutions: dict[str, Resolution] = {}
+        self.answered: dict[RunId, Sequence[ModelCall]] = {}
         self.items: dict[Owner, Sequence[JsonObject]] = {}
         self._agents = {agent.name: agent for agent in agents}
         self._default = says("Hello.") if default is None else default
@@ -154,6 +155,7 @@ class ScriptedRuntime:
         caps: Caps,  # noqa: ARG002 -- port
         first_on_thread: bool,  # noqa: ARG002 -- port
         spending: Spending | None = None,
+        told: Collection[str] = (),  # noqa: ARG002 -- a script goes on behind the last event that was played
     ) -> AsyncGenerator[Execution]:
         """See ``ports.runtime.AgentRuntime.execution``."""
         if run.rollback_of is not None:
@@ -169,9 +171,13 @@ class ScriptedRuntime:
         """See ``ports.runtime.AgentRuntime.resume_mark``."""
         return await self.progress_mark(run) or "" if run.request.kind is InputKind.RESUME else None
 
-    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:  # noqa: ARG002 -- port
+    async def surviving(self, run: Run, shown: Mapping[str, str]) -> Collection[str]:  # noqa: ARG002 -- port
         """All of them: a script goes on behind the last event that was played."""
-        return message_ids
+        return shown.keys()
+
+    async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
+        """What the test has put into ``answered``."""
+        return tuple(self.answered.get(run.run_id, ()))
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""

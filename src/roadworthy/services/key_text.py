@@ -5,7 +5,6 @@ prefix; its id is derived from it.
 """
 
 import binascii
-import hashlib
 import hmac
 import re
 import secrets
@@ -42,7 +41,7 @@ def key_id_of(text: str, pepper: bytes) -> KeyId | None:
 
 def digest_of(text: str, pepper: bytes) -> bytes:
     """What is stored: HMAC-SHA256 of the whole text."""
-    return hmac.new(pepper, text.encode(), hashlib.sha256).digest()
+    return hmac.digest(pepper, text.encode(), "sha256")
 
 
 def is_short(text: str) -> bool:

@@ -60,6 +60,7 @@ class Retention:
         threads: Threads,
         runtime: AgentRuntime,
         clock: Clock,
+        telemetry: Telemetry,
         kept: Kept,
         pause: timedelta = _PAUSE,
     ) -> None:
@@ -68,6 +69,7 @@ class Retention:
         self._threads = threads
         self._runtime = runtime
         self._clock = clock
+        self._telemetry = telemetry
         self._kept = kept
         self._pause = pause.total_seconds()
         self._visited: datetime | None = None
@@ -122,29 +124,52 @@ class Retention:
         visited = self._visited or await self._store.visited_until()
         # The clock may have been set back since.
         since = _EVER if visited is None else min(visited, begun) - _OVERLAP
-        done = Pruned()
+        before = begun - self._kept.idempotency
+        done = await self._trim_later(since - self._kept.idempotency, before)
         last: UsedThread | None = None
         while page := await self._store.used_threads(since, last, limit=_THREADS_AT_ONCE):
             for thread in page:
-                done = await self._visit(thread, done)
+                done = await self._visit(thread, done, before)
             last = page[-1]
             await self._store.note_visited(last.used_at)
         self._visited = begun
         return done
 
-    async def _visit(self, thread: UsedThread, done: Pruned) -> Pruned:
+    async def _trim_later(self, since: datetime, before: datetime) -> Pruned:
+        """Trim what was too young when its thread was visited: a repeated request has to find the whole answer."""
+        done = Pruned()
+        last: UsedThread | None = None
+        while page := await self._store.used_threads(since, last, limit=_THREADS_AT_ONCE):
+            for last in page:
+                if last.used_at > before:
+                    return done
+                done = await self._trim(last, done, before)
+        return done
+
+    async def _trim(self, thread: UsedThread, done: Pruned, before: datetime) -> Pruned:
         more = True
         while more:
-            batch, thread = await self._store.trim_outputs(thread, keep=self._kept.outputs)
+            batch, thread = await self._store.trim_outputs(thread, keep=self._kept.outputs, before=before)
             done, more = replace(done, outputs=done.outputs + batch.removed), batch.more
             await self._breathe(batch.removed)
+        return done
+
+    async def _visit(self, thread: UsedThread, done: Pruned, before: datetime) -> Pruned:
+        done = await self._trim(thread, done, before)
         if not await self._store.idle(thread.ref):
             return done  # its end will be a use, too
         try:
             removed = await self._runtime.prune_thread(thread.ref, keep=self._kept.checkpoints)
-        except StorageUnavailable:
-            raise
-        except Exception:  # noqa: BLE001 -- foreign state: what is wrong with one thread must not keep all others
+        except StorageUnavailable as error:
+            if await self._runtime.ready() is not None:
+                raise
+            # What is wrong with one thread must not keep all others.
+            self._telemetry.worker_note(
+                "thread_not_pruned",
+                tenant=thread.ref.owner.tenant,
+                thread_id=thread.ref.thread_id,
+                error=type(error.__cause__ or error).__name__,
+            )
             return replace(done, failed=done.failed + 1)
         await self._breathe(removed)
         return replace(done, checkpoints=done.checkpoints + removed)
@@ -159,7 +184,8 @@ async def keep_pruning(retention: Retention, telemetry: Telemetry, *, every: tim
         await asyncio.sleep(every.total_seconds())
         try:
             pruned = await retention.prune_once()
-        except StorageUnavailable:
+        except StorageUnavailable as error:
+            telemetry.worker_note("pruning_given_up", error=error.message)
             continue  # the next minute will do
         counts = {name: count for name, count in asdict(pruned).items() if count}
         if counts:

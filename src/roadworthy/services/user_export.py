@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol, TypeAlias
 
 from roadworthy.domain.audit import Actor
+from roadworthy.domain.errors import AgentFailed
 from roadworthy.domain.event import Event
 from roadworthy.domain.ids import AgentName, UserId
 from roadworthy.domain.json import JsonObject
@@ -44,10 +45,11 @@ class ExportBegin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportedThread:
-    """A thread; its runs follow. ``state`` is None where nobody could read it."""
+    """A thread; its runs follow. ``state`` is None where nobody could read it; ``unreadable``: its agent failed to."""
 
     thread: Thread
     state: ThreadState | None
+    unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,12 +145,20 @@ class UserExports:
         while True:
             page = await self._threads.list(owner, limit=_PAGE, cursor=cursor)
             for thread in page.items:
-                state = await self._runtime.thread_state(thread.agent, thread.ref) if self._states else None
-                yield ExportedThread(thread=thread, state=state)
+                yield await self._with_state(thread)
                 async for run in self._own_runs(thread):
                     yield run
             if (cursor := page.cursor) is None:
                 return
+
+    async def _with_state(self, thread: Thread) -> ExportedThread:
+        if not self._states:
+            return ExportedThread(thread=thread, state=None)
+        try:
+            state = await self._runtime.thread_state(thread.agent, thread.ref)
+        except AgentFailed:  # all that is kept beside it is told anyway
+            return ExportedThread(thread=thread, state=None, unreadable=True)
+        return ExportedThread(thread=thread, state=state)
 
     async def _own_runs(self, thread: Thread) -> AsyncGenerator[Part]:
         cursor: str | None = None

@@ -23,7 +23,7 @@ from roadworthy.services.threads import Threads
 _PAGE = 100
 # How long runs that were asked to stop may take.
 _PATIENCE = timedelta(seconds=10)
-# New runs may come while the old ones are stopped; somebody who goes on and on must be stopped elsewhere.
+# New runs may come while the old ones are erased; somebody who goes on and on must be stopped elsewhere.
 _ROUNDS = 3
 
 
@@ -92,28 +92,38 @@ class UserErasures:
         await self._records.note(owner, "user.erase", actor, {"user": owner.user})
         for key in keys:
             await self._keys.revoke(owner.tenant, key.key_id, actor)
-        threads, runs = await self._erase_threads(owner)
-        items = await self._runtime.erase_items(owner)
+        threads = runs = items = 0
+        for left in reversed(range(_ROUNDS)):
+            gone = await self._erase_threads(owner, last=not left)
+            threads, runs = threads + gone[0], runs + gone[1]
+            items += await self._runtime.erase_items(owner)
+            # A run that came meanwhile may have stored something since, even if it has ended.
+            if await self._nothing_left(owner):
+                break
+        else:
+            raise ThreadBusy("new runs of the user keep coming; try again later")
         erased = Erased(threads=threads, runs=runs, items=items, keys=len(keys))
         await self._records.note(owner, "user.erased", actor, asdict(erased))
         return erased
 
-    async def _erase_threads(self, owner: Owner) -> tuple[int, int]:
-        """Threads and runs that are gone."""
-        threads = runs = 0
-        for left in reversed(range(_ROUNDS)):
-            await self._stop_runs(owner)
-            runs += await self._records.count_runs(owner)
-            try:
-                threads += await self._erase_idle(owner)
-            except ThreadBusy:
-                if not left:
-                    raise
-            runs -= await self._records.count_runs(owner)
-            if not await self._records.unfinished_runs(owner):
-                break
+    async def _erase_threads(self, owner: Owner, *, last: bool) -> tuple[int, int]:
+        """Threads and runs that are gone. What is busy stays for another round, unless this is the ``last``."""
+        threads = 0
+        await self._stop_runs(owner)
+        runs = await self._records.count_runs(owner)
+        try:
+            threads = await self._erase_idle(owner)
+        except ThreadBusy:
+            if last:
+                raise
+        runs -= await self._records.count_runs(owner)
         await self._threads.remove_halves()
         return threads, runs
+
+    async def _nothing_left(self, owner: Owner) -> bool:
+        if await self._records.unfinished_runs(owner):
+            return False
+        return not (await self._stored.list(owner, limit=1, cursor=None)).items
 
     async def _stop_runs(self, owner: Owner) -> None:
         try:

@@ -42,6 +42,7 @@ def _usage_reported(document: Document) -> UsageReported:
             cost_nanos=call.get("cost_nanos"),
             price_version=call.get("price_version", ""),
             journalled=call.get("journalled", True),
+            message_id=call.get("message_id", ""),
         ),
         total=usage_from(document["total"]),
     )

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
 
-from roadworthy.domain.budget import BudgetBalance, BudgetPeriod, Exhausted, Held, Occupied, Reservation
+from roadworthy.domain.budget import BudgetBalance, BudgetPeriod, Exhausted, Held, InFlight, Occupied, Reservation
 from roadworthy.domain.ids import RunId, TenantId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import Run
@@ -16,8 +16,8 @@ from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.ledger import UsageQuery, UsageRow
 from roadworthy.storage import ledger_statements as sql
 from roadworthy.storage.periods import Unopened, balance, open_periods
-from roadworthy.storage.reservations import Hold, Refused, Settlement, lose_abandoned, lose_earlier, release
-from roadworthy.storage.rows import call_from, call_row, micros
+from roadworthy.storage.reservations import Hold, Refused, Settlement, lose_abandoned, release
+from roadworthy.storage.rows import call_from, call_row, in_flight_from, micros
 from roadworthy.storage.transaction import Database, Transaction
 from roadworthy.storage.usage import UsageSums, next_tenant
 
@@ -67,14 +67,15 @@ class SqlLedger:
         """See the port."""
         await self._database.write(lambda tx: release(tx, run))
 
-    async def settle_lost(self, run: Run) -> Sequence[ModelCall]:
-        """See the port. How much a lost call put out nobody knows, nor when it ended: the tokens and the cost are those
-        that were reserved for it, its beginning stands for its end.
-        """
-        return await self._database.write(lambda tx: lose_earlier(tx, run))
+    async def in_flight(self, run: Run) -> Sequence[InFlight]:
+        """See the port."""
+        rows = await self._database.read(
+            lambda tx: tx.all(sql.EARLIER, tenant=run.owner.tenant, run_id=run.run_id, attempt=run.attempt)
+        )
+        return [in_flight_from(row) for row in rows]
 
     async def sweep(self, before: datetime) -> int:
-        """See the port."""
+        """See the port. When such a call ended nobody knows: its beginning stands for its end."""
         return await self._database.write(lambda tx: lose_abandoned(tx, before=micros(before), limit=_SWEPT_AT_ONCE))
 
     async def of_run(self, owner: Owner, run_id: RunId) -> Sequence[ModelCall]:

@@ -54,19 +54,35 @@ CALLS_OF_RUN = (
 INSERT_RESERVATION = insert(reservations).values(values_of(reservations)).on_conflict_do_nothing()
 _of_run = (reservations.c.tenant == param("tenant")) & (reservations.c.run_id == param("run_id"))
 _held = (reservations.c.nanos, reservations.c.periods)
-FREE_CALL = sa.delete(reservations).where(_of_run, reservations.c.call_id == param("call_id")).returning(*_held)
-FREE_ATTEMPT = sa.delete(reservations).where(_of_run, reservations.c.attempt == param("attempt", INT)).returning(*_held)
-LOSE_EARLIER = (
-    sa.delete(reservations).where(_of_run, reservations.c.attempt < param("attempt", INT)).returning(*reservations.c)
+FREE_CALL = (
+    sa.delete(reservations)
+    .where(_of_run, reservations.c.call_id == param("call_id"))
+    .returning(*_held, reservations.c.attempt)
 )
-_executed = sa.exists().where(
+FREE_ATTEMPT = sa.delete(reservations).where(_of_run, reservations.c.attempt == param("attempt", INT)).returning(*_held)
+EARLIER = (
+    sa.select(
+        reservations.c.attempt,
+        reservations.c.call_id,
+        reservations.c.node,
+        reservations.c.provider,
+        reservations.c.model,
+        reservations.c.input_tokens,
+        reservations.c.output_tokens,
+        reservations.c.nanos,
+        reservations.c.started_at,
+    )
+    .where(_of_run, reservations.c.attempt < param("attempt", INT))
+    .order_by(reservations.c.started_at, reservations.c.call_id)
+)
+# Who executes it next, or ends it, settles what earlier attempts held.
+_unfinished = sa.exists().where(
     runs.c.run_id == reservations.c.run_id,
-    runs.c.status == sa.literal_column("'running'"),
-    runs.c.attempt == reservations.c.attempt,
+    runs.c.status.in_([sa.literal_column("'pending'"), sa.literal_column("'running'")]),
 )
 _abandoned = (
     sa.select(reservations.c.run_id, reservations.c.call_id)
-    .where(reservations.c.started_at < param("before", INT), ~_executed)
+    .where(reservations.c.started_at < param("before", INT), ~_unfinished)
     .order_by(reservations.c.started_at)
     .limit(param("limit", INT))
 )

@@ -1,8 +1,8 @@
 """Money held for model calls: units of work that hold it before a call and settle it after. Run by ``ledger.py``.
 
-A reservation is a row with what makes a ledger row of its call when the call's worker dies, and with the keys of the
-periods that hold its amount. A period's ``reserved_nanos`` is the sum of the reservations that name it, always: both
-change in one transaction.
+A reservation is a row with what makes a ledger row of its call when nobody takes up its run again, and with the keys
+of the periods that hold its amount. A period's ``reserved_nanos`` is the sum of the reservations that name it, always:
+both change in one transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +104,9 @@ class Settlement:
         run = self.run
         freed = tx.one(sql.FREE_CALL, tenant=run.owner.tenant, run_id=run.run_id, call_id=call.call_id)
         if freed is not None:
-            _free(freed, changes)
+            nanos, periods, attempt = freed
+            _free((nanos, periods), changes)
+            run = replace(run, attempt=attempt)
         is_new = tx.run(sql.INSERT_CALL, **call_params(origin_params(run), call))
         if is_new and call.cost_nanos:
             for period in in_order(self.charges[call.call_id]):
@@ -119,20 +121,9 @@ def release(tx: Transaction, run: Run) -> None:
     change_all(tx, changes)
 
 
-def lose_earlier(tx: Transaction, run: Run) -> Sequence[ModelCall]:
-    """Record as lost what earlier attempts of the run hold money for; the calls that were not recorded before."""
-    return _lose(tx, tx.all(sql.LOSE_EARLIER, tenant=run.owner.tenant, run_id=run.run_id, attempt=run.attempt))
-
-
 def lose_abandoned(tx: Transaction, *, before: int, limit: int) -> int:
-    """The same for reservations of any tenant that nobody executes any more; how many those were."""
+    """Record as lost what runs of any tenant hold that are over or gone; how many reservations those were."""
     rows = tx.all(sql.LOSE_ABANDONED, before=before, limit=limit)
-    _lose(tx, rows)
-    return len(rows)
-
-
-def _lose(tx: Transaction, rows: Sequence[Row]) -> Sequence[ModelCall]:
-    recorded: list[ModelCall] = []
     changes = no_changes()
     for row in rows:
         lost = lost_from(row)
@@ -140,10 +131,8 @@ def _lose(tx: Transaction, rows: Sequence[Row]) -> Sequence[ModelCall]:
         for key in lost.periods:
             changes[key].reserved -= lost.nanos
             changes[key].spent += lost.nanos * is_new
-        if is_new:
-            recorded.append(lost.call)
     change_all(tx, changes)
-    return recorded
+    return len(rows)
 
 
 def _free(row: Row, changes: Changes) -> None:

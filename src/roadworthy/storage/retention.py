@@ -69,13 +69,17 @@ class SqlRetention:
         )
         return [_used_thread(row) for row in rows]
 
-    async def trim_outputs(self, thread: UsedThread, *, keep: int) -> tuple[Batch, UsedThread]:
+    async def trim_outputs(self, thread: UsedThread, *, keep: int, before: datetime) -> tuple[Batch, UsedThread]:
         """See the port. Results are read and shortened on the reader's thread; they change no more once a run ended."""
         behind = thread.next_ord - keep
         if thread.outputs_from >= behind:
             return Batch(removed=0, more=False), thread
         named = _named(thread.ref)
-        texts, reached = await self._database.read(lambda tx: _shortened(tx, thread, behind), scan=True)
+        texts, reached, more = await self._database.read(
+            lambda tx: _shortened(tx, thread, behind, micros(before)), scan=True
+        )
+        if reached == thread.outputs_from:
+            return Batch(removed=0, more=False), thread
 
         def unit(tx: Transaction) -> bool:
             if tx.one(sql.LOCK_IDLE_THREAD, **named, next_ord=thread.next_ord) is None:
@@ -87,7 +91,7 @@ class SqlRetention:
 
         if not await self._database.write(unit):
             return Batch(removed=0, more=False), thread
-        return Batch(removed=len(texts), more=reached < behind), replace(thread, outputs_from=reached)
+        return Batch(removed=len(texts), more=more), replace(thread, outputs_from=reached)
 
     async def idle(self, ref: ThreadRef) -> bool:
         """See the port."""
@@ -114,8 +118,12 @@ def _next_ends(tx: Transaction, before: int) -> tuple[int, int | None]:
     return behind, None if found is None else found[0]
 
 
-def _shortened(tx: Transaction, thread: UsedThread, behind: int) -> tuple[list[tuple[int, str]], int]:
-    """Some results without their outputs, by the ``seq`` of their runs, and the ordinal up to which that is all."""
+def _shortened(
+    tx: Transaction, thread: UsedThread, behind: int, before: int
+) -> tuple[list[tuple[int, str]], int, bool]:
+    """Some results without their outputs, by the ``seq`` of their runs; the ordinal up to which that is all; whether
+    there are more.
+    """
     rows = tx.all(
         sql.RESULTS_OF_THREAD,
         **_named(thread.ref),
@@ -125,13 +133,16 @@ def _shortened(tx: Transaction, thread: UsedThread, behind: int) -> tuple[list[t
     )
     texts: list[tuple[int, str]] = []
     chars = 0
-    for seq, ord_, result in rows:
+    for seq, ord_, finished_at, result in rows:
+        if finished_at is None or finished_at > before:
+            return texts, ord_, False
         chars += len(result or "")
         if texts and chars > _CHARS_AT_ONCE:
-            return texts, ord_
+            return texts, ord_, True
         if (text := _without_output(result)) is not None:
             texts.append((seq, text))
-    return texts, rows[-1][1] + 1 if len(rows) == _RESULTS_AT_ONCE else behind
+    reached = rows[-1][1] + 1 if len(rows) == _RESULTS_AT_ONCE else behind
+    return texts, reached, reached < behind
 
 
 def _without_output(result: str | None) -> str | None:

@@ -52,7 +52,8 @@ USED_THREADS = (
     .order_by(threads.c.updated_at, *_ref)
     .limit(param("limit", INT))
 )
-IDLE_THREAD = sa.select(ONE).where(_named, _idle)
+# A run that waits may be the rollback of the latest one, or about to begin.
+IDLE_THREAD = sa.select(ONE).where(_named, _idle, threads.c.pending == ZERO)
 # A new thread of the same name has not come as far.
 LOCK_IDLE_THREAD = IDLE_THREAD.where(threads.c.next_ord >= param("next_ord", INT)).with_for_update()
 SET_OUTPUTS_FROM = sa.update(threads).where(_named).values(outputs_from=param("ord", INT))
@@ -60,7 +61,7 @@ SET_OUTPUTS_FROM = sa.update(threads).where(_named).values(outputs_from=param("o
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 RESULTS_OF_THREAD = (
-    sa.select(runs.c.seq, runs.c.ord, runs.c.result)
+    sa.select(runs.c.seq, runs.c.ord, runs.c.finished_at, runs.c.result)
     .where(
         runs.c.tenant == param("tenant"),
         runs.c.owner == param("owner"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
-from roadworthy.domain.budget import Reservation
+from roadworthy.domain.budget import RESERVED_PRICE, InFlight, Reservation
 from roadworthy.domain.ids import AgentName, KeyId, RunId, TenantId, ThreadId, UserId
 from roadworthy.domain.principal import ApiKey, Owner, Scope
 from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
@@ -14,9 +14,6 @@ from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.storage import json_text
 from roadworthy.storage.documents import read_list, request_from, request_text, result_from, result_text
 from roadworthy.storage.transaction import Param, Row
-
-# The price list of a call whose cost is what was reserved for it.
-RESERVED_PRICE = "reservation"
 
 # The key of a row in ``budget_periods``: budget, subject, beginning in microseconds.
 PeriodKey: TypeAlias = tuple[str, str, int]
@@ -279,6 +276,24 @@ def reservation_params(run: Run, reservation: Reservation, periods: Sequence[Per
         "periods": json_text.dumps(periods),
         "started_at": micros(reservation.started_at),
     }
+
+
+def in_flight_from(row: Row) -> InFlight:
+    """A call from the columns that ``EARLIER`` selects."""
+    attempt, call_id, node, provider, model, input_tokens, output_tokens, nanos, started_at = row
+    return InFlight(
+        attempt=attempt,
+        reservation=Reservation(
+            call_id=call_id,
+            node=node,
+            provider=provider,
+            model=model,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            nanos=nanos,
+            started_at=moment(started_at),
+        ),
+    )
 
 
 def held_from(row: Row) -> tuple[int, Sequence[PeriodKey]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -150,13 +150,15 @@ async def play(
     caps: Caps = CAPS,
     first: bool = False,
     spending: Spending | None = None,
+    told: Collection[str] = (),
     on_event: Callable[[Execution, RuntimeEvent], None] | None = None,
 ) -> Played:
     """Play one attempt to its end."""
     events: list[RuntimeEvent] = []
     outcome: Outcome | None = None
     error: RoadworthyError | None = None
-    async with asyncio.timeout(BOUND), _execution(runtime, run, caps, first=first, spending=spending) as execution:
+    prepared = runtime.execution(run, caps=caps, first_on_thread=first, spending=spending, told=told)
+    async with asyncio.timeout(BOUND), prepared as execution:
         try:
             async for event in execution.events():
                 if isinstance(event, Completed | Paused | Drained):
@@ -171,17 +173,9 @@ async def play(
         return Played(events=events, outcome=outcome, error=error, open_calls=execution.open_calls())
 
 
-@asynccontextmanager
-async def _execution(
-    runtime: AgentRuntime, run: Run, caps: Caps, *, first: bool, spending: Spending | None
-) -> AsyncGenerator[Execution]:
-    async with runtime.execution(run, caps=caps, first_on_thread=first, spending=spending) as execution:
-        yield execution
-
-
 def prepared(runtime: AgentRuntime, run: Run, *, caps: Caps = CAPS, spending: Spending | None = None) -> Any:
     """The context manager of an attempt that the test drives itself."""
-    return _execution(runtime, run, caps, first=False, spending=spending)
+    return runtime.execution(run, caps=caps, first_on_thread=False, spending=spending)
 
 
 @dataclass(slots=True, kw_only=True)

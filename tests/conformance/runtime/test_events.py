@@ -51,6 +51,7 @@ async def test_an_agent_with_a_tool_tells_text_calls_and_usage_in_order(bench: B
     assert (first.outcome, first.estimated, first.provider, first.model) == ("complete", False, "scripted", "scripted")
     assert first.tokens.output > 0
     assert second.call_id != first.call_id
+    assert [first.message_id, second.message_id] == list(texts)
 
 
 async def test_a_message_that_a_node_returns_whole_is_told_once(bench: Bench) -> None:

@@ -119,6 +119,19 @@ async def test_a_structured_answer_is_replayed(
     assert len(replayed(second)) == 1
 
 
+async def test_what_a_dead_attempt_was_answered_can_be_billed_before_anybody_asks_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench.serve(asking_once(numbered())) as runtime:
+        run, other = (a_run(runtime.message_input(AGENT, "Go."), number=number) for number in (1, 2))
+        with dies_after(runtime, None, monkeypatch, responses=1):
+            first = await play(runtime, run)
+        assert await runtime.answered_calls(run) == first.of(ModelCall) != []
+        assert await runtime.answered_calls(other) == []
+        await play(runtime, retried(run))
+        assert await runtime.answered_calls(run) == []
+
+
 async def test_an_agent_with_parallel_tools_buys_each_answer_once_wherever_it_dies(
     bench: Bench, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +159,15 @@ async def test_an_agent_with_parallel_tools_buys_each_answer_once_wherever_it_di
             assert [one["type"] for one in messages] == ["human", "ai", "tool", "tool", "ai"]
             saved += len(replayed(second))
     assert saved >= 2
+
+
+def asking_once(model: NumberedModel) -> Any:
+    """A node that asks a model."""
+
+    async def node(_: MessagesState) -> MessagesState:
+        return {"messages": [await model.ainvoke("x")]}
+
+    return graph_of(node)
 
 
 def asking(model: NumberedModel) -> Any:

@@ -198,7 +198,7 @@ async def test_a_run_of_an_agent_that_is_gone_fails_and_its_thread_shows_nothing
         played = await play(subject.runtime, attempt)
         assert isinstance(played.error, AgentFailed)
         assert played.error.message == "the agent gone is no longer served"
-        await subject.runtime.surviving(attempt, {"message"})
+        await subject.runtime.surviving(attempt, {"message": "said"})
     state = await subject.runtime.thread_state(run.agent, ref_of(run))
     assert (state.messages, state.values) == ((), None)
 

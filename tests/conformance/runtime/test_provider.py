@@ -98,6 +98,7 @@ async def test_partial_text_of_failed_calls_is_retracted_and_the_agents_retry_an
     assert [call.estimated for call in played.of(ModelCall)] == [True, True, True, True, False]
     ids = list(dict.fromkeys(delta.message_id for delta in played.of(ContentDelta)))
     assert [event.message_id for event in played.of(ContentRetracted)] == ids[:4]
+    assert [call.message_id for call in played.of(ModelCall)] == ids
     for call in played.of(ModelCall)[:4]:
         assert call.tokens.output == 3
 

@@ -14,6 +14,7 @@ from langgraph.types import Send, interrupt
 from typing_extensions import TypedDict
 
 from roadworthy.domain.errors import AgentFailed
+from roadworthy.domain.event import ContentDelta
 from roadworthy.domain.json import JsonValue
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import Message
@@ -191,7 +192,8 @@ async def test_a_finished_graph_is_not_run_again_when_only_its_row_was_lost(benc
     async with bench.serve(_chat()) as runtime:
         run = a_run(runtime.message_input(AGENT_NAME, "hello"))
         first = await play(runtime, run, first=True)
-        again = await play(runtime, retried(run))
+        told = [one.message_id for one in first.of(ContentDelta)]
+        again = await play(runtime, retried(run), told=told)
         assert again.outcome == first.outcome
         assert again.text == ""
 

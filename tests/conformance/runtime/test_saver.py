@@ -32,11 +32,12 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.types import Command, Send, interrupt
 
 from roadworthy.domain.errors import LeaseLost, StorageUnavailable
-from roadworthy.runtimes.langgraph import checkpoint_chunks, checkpoint_sharing
+from roadworthy.runtimes.langgraph import checkpoint_chunks, checkpoint_sharing, checkpoints
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
 
 THREAD: RunnableConfig = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
 LONG = "a long road " * 100
+TABLES = ("checkpoints", "writes", "blobs")
 
 
 @pytest.fixture
@@ -270,6 +271,57 @@ async def test_a_thread_is_written_again_after_its_deletion_and_copies_stand_alo
         found = await saver.aget_tuple({"configurable": {"thread_id": name}})
         assert found is not None
         assert found.checkpoint["channel_values"]["messages"] == messages
+
+
+async def filled(saver: FencedSqliteSaver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More checkpoints, parts and writes than go at once."""
+    monkeypatch.setattr(checkpoints, "_DELETED_AT_ONCE", 3)
+    monkeypatch.setattr(checkpoints, "_PARTS_AT_ONCE", 3)
+    for n in range(10):
+        config = await saver.aput(THREAD, checkpoint_of(text=f"{n}" * 9000), {}, {})
+        await saver.aput_writes(config, [("text", f"w{n}" * 9000)], "task")
+    await saver.aput_writes(
+        {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": "none"}}, [("n", 1)], "task"
+    )
+
+
+async def test_a_thread_goes_in_small_transactions_and_others_write_in_between(
+    saver: FencedSqliteSaver, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(saver, monkeypatch)
+    left: list[tuple[int, ...]] = []
+
+    async def watching() -> None:
+        while rows_of(file, "blobs"):
+            await saver.aput({"configurable": {"thread_id": "u", "checkpoint_ns": ""}}, checkpoint_of(n=1), {}, {})
+            left.append(tuple(rows_of(file, table) for table in TABLES))
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(watching())
+        group.create_task(saver.adelete_thread("t"))
+    assert rows_of(file, "writes") == rows_of(file, "blobs") == 0
+    # Checkpoints with what was written on them; parts only when all of these are gone.
+    writes, parts = ({found[TABLES.index(table)] for found in left} for table in ("writes", "blobs"))
+    assert len(writes) > 3
+    assert len(parts) > 3
+    assert all(found[1] == 0 or found[2] == 20 for found in left)
+
+
+async def test_a_deletion_that_dies_in_the_middle_is_finished_by_the_next(
+    saver: FencedSqliteSaver, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(saver, monkeypatch)
+    for table in ("writes", "blobs"):
+        before = rows_of(file, table)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            task = group.create_task(saver.adelete_thread("t"))
+            while rows_of(file, table) == before:
+                await saver.newest_id("u")
+            task.cancel()
+        assert 0 < rows_of(file, table) < before
+    await saver.adelete_thread("t")
+    await saver.adelete_thread("t")
+    assert [rows_of(file, table) for table in TABLES] == [0, 0, 0]
 
 
 async def test_a_missing_part_is_an_error_and_no_gap(saver: FencedSqliteSaver, file: Path) -> None:

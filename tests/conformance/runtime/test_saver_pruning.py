@@ -268,3 +268,60 @@ def test_what_must_stay() -> None:
     assert needed(found, 1) == {("", "9"), ("", "8"), ("", "6"), ("task:9", "75"), ("memory", "72"), ("memory", "71")}
     assert needed(found, 3) == needed(found, 1) | {("", "7"), ("old:7", "73")}
     assert needed([], 1) == set()
+
+
+def test_a_run_that_came_no_further_than_a_subgraph_can_still_be_rolled_back() -> None:
+    found = [
+        row("09", namespace="sub", run="a"),
+        row("08", namespace="sub", run="a"),
+        row("07", namespace="sub", run="y"),
+        row("069", namespace="task:06", run="a", root="06"),
+        row("068", namespace="task:06", run="y", root="06"),
+        row("06", run="y", parent="05"),
+        row("05", run="y", parent="04"),
+        row("04a", namespace="sub", run="x"),
+        row("04", run="x"),
+    ]
+    kept = needed(found, 10)
+    assert {id_ for namespace, id_ in kept if namespace == "sub"} == {"09", "07"}
+    assert {id_ for namespace, id_ in kept if namespace == "task:06"} == {"069", "068"}
+
+
+async def test_a_rolled_back_answer_leaves_the_memory_of_the_subgraph_that_asked(bench: Bench) -> None:
+    seen: list[int] = []
+    broken = [True]
+
+    async def count(state: Remembering) -> dict[str, Any]:
+        seen.append(len(state["n"]))
+        return {"n": [1]}
+
+    async def ask(state: Remembering) -> dict[str, Any]:
+        if len(seen) > 1:
+            interrupt("what?")
+        return {"n": [1]}
+
+    async def end(state: Remembering) -> dict[str, Any]:
+        if len(seen) > 1 and broken:
+            raise ValueError
+        return {"n": []}
+
+    inner = StateGraph(Remembering).add_node("count", count).add_node("ask", ask).add_node("end", end)
+    inner = inner.add_edge(START, "count").add_edge("count", "ask").add_edge("ask", "end")
+    memory = inner.compile(checkpointer=True)
+
+    async def outer(state: MessagesState) -> dict[str, Any]:
+        await memory.ainvoke({"n": []})
+        return {"messages": [AIMessage("ok")]}
+
+    graph = StateGraph(MessagesState).add_node("outer", outer).add_edge(START, "outer").compile()
+    async with bench.serve(graph) as runtime:
+        await say(runtime, "one")
+        await say(runtime, "two")
+        undone = await marked(runtime, a_run("that", kind=InputKind.RESUME))
+        assert (await play(runtime, undone)).error is not None
+        await runtime.prune_thread(THREAD, keep=10)
+        await runtime.saver.erase_run(KEY, undone.run_id)
+        broken.clear()
+        await say(runtime, "three")
+        # The first turn's two, and what the second had before it asked.
+        assert seen == [0, 2, 3]

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
-from langchain_core.tools import tool
+from langchain_core.tools import BaseTool, tool
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
@@ -24,6 +25,7 @@ from tests.conformance.runtime.playing import (
     BOUND,
     CAPS,
     Bench,
+    Compiled,
     a_run,
     marked,
     play,
@@ -46,7 +48,7 @@ from tests.conformance.runtime.shop import (
     rows,
     tool_messages,
 )
-from tests.support.scripted_model import ScriptedCall
+from tests.support.scripted_model import ScriptedCall, ScriptedChatModel, ScriptedTurn
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -174,6 +176,79 @@ async def test_an_open_review_outlives_a_new_message(bench: Bench) -> None:
         await play(runtime, go(runtime, 2))
         (review,) = await runtime.open_reviews(THREAD)
         assert review.run_id == run.run_id
+
+
+def out_of_reach(tools: list[BaseTool], *calls: ScriptedCall) -> Compiled:
+    """An agent without checkpoints whose model is asked anew by every attempt, and gives its calls new ids."""
+    turns = (ScriptedTurn(calls=tuple(replace(call, id=None) for call in calls)), ScriptedTurn(text="Done."))
+    inner = create_agent(ScriptedChatModel(turns=turns, cache=False), tools)
+    inner.checkpointer = False
+    return StateGraph(MessagesState).add_node("inner", inner).add_edge(START, "inner").compile()
+
+
+@pytest.mark.parametrize("calls", [(PAY,), (PAY, PAY)], ids=("one", "two"))
+async def test_a_call_that_comes_back_under_another_id_is_not_run_again(
+    bench: Bench, calls: tuple[ScriptedCall, ...]
+) -> None:
+    shop = Shop()
+    async with bench.serve(out_of_reach([shop.pay], *calls)) as runtime:
+        run = go(runtime)
+        await cut_off(runtime, run, shop)
+        begun = shop.done["pay"]
+        before = {id_ for id_, _ in await rows(runtime)}
+        for attempt in (retried(run), a_run(kind=InputKind.CONTINUE, number=2)):
+            assert isinstance((await play(runtime, attempt)).error, NeedsReview)
+            reviews = await runtime.open_reviews(THREAD)
+            assert {review.tool_call_id for review in reviews} == before
+            assert {review.run_id for review in reviews} <= {run.run_id, attempt.run_id}
+        assert shop.done == {"pay": begun}
+
+        shop.held = False
+        for number, review in enumerate(reviews):
+            assert await runtime.resolve(THREAD, review.tool_call_id, RecordResult(result=f"it was paid {number}"))
+        assert (await going_on(runtime)).completed.response == "Done."
+        known = [f"it was paid {number}" for number in range(len(reviews))]
+        assert sorted(await tool_messages(runtime)) == sorted([*known, *["paid 7"] * (len(calls) - len(known))])
+
+
+async def test_such_a_call_can_be_run_again_after_a_review(bench: Bench) -> None:
+    shop = Shop()
+    async with bench.serve(out_of_reach([shop.pay], PAY)) as runtime:
+        run = go(runtime)
+        await cut_off(runtime, run, shop)
+        assert isinstance((await play(runtime, retried(run))).error, NeedsReview)
+        (review,) = await runtime.open_reviews(THREAD)
+        assert await runtime.resolve(THREAD, review.tool_call_id, RunAgain())
+        shop.held = False
+        assert (await going_on(runtime)).completed.response == "Done."
+    assert shop.done == {"pay": 2}
+
+
+async def test_a_new_message_may_pay_though_an_old_review_is_open(bench: Bench) -> None:
+    shop = Shop()
+    async with bench.serve(out_of_reach([shop.pay], PAY)) as runtime:
+        run = go(runtime)
+        await cut_off(runtime, run, shop)
+        assert isinstance((await play(runtime, retried(run))).error, NeedsReview)
+        shop.held = False
+        assert (await play(runtime, go(runtime, 2))).completed.response == "Done."
+        assert len(await runtime.open_reviews(THREAD)) == 1
+    assert shop.done == {"pay": 2}
+
+
+async def test_what_a_human_said_to_one_call_is_not_taken_for_its_equal(bench: Bench) -> None:
+    shop = Shop()
+    calls = (replace(PAY, id="c1"), replace(PAY, id="c2"))
+    async with bench.serve(one_node([shop.pay], *calls)) as runtime:
+        run = go(runtime)
+        await cut_off(runtime, run, shop)
+        assert isinstance((await play(runtime, retried(run))).error, NeedsReview)
+        assert await runtime.resolve(THREAD, "c1", RecordResult(result="it was paid"))
+        for review in await runtime.open_reviews(THREAD):
+            assert await runtime.resolve(THREAD, review.tool_call_id, RunAgain())
+        shop.held = False
+        assert (await going_on(runtime)).completed.response == "Done."
+        assert await tool_messages(runtime) == ["it was paid", "paid 7"]
 
 
 async def test_a_fenced_attempt_does_not_begin_a_tool_that_must_run_once(bench: Bench) -> None:

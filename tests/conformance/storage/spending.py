@@ -135,5 +135,12 @@ def books(database: Database) -> Books:
     return Books(reserved=reserved, spent=spent, open=held, cost=int(costs[0][0]))
 
 
+def attempts(database: Database) -> Mapping[str, int]:
+    """The attempt that the table has of each call, by its id."""
+    assert isinstance(database, SqliteDatabase)
+    connection = database._here.connection  # pyright: ignore[reportPrivateUsage]
+    return dict(connection.execute(str(sa.select(model_calls.c.call_id, model_calls.c.attempt))).fetchall())
+
+
 def sums(balance: BudgetBalance) -> tuple[int, int]:
     return balance.spent_nanos, balance.reserved_nanos

@@ -49,8 +49,7 @@ class Schedule:
         for attempt in range(1, 4):
             periods = [period(one, run) for one in BUDGETS]
             if attempt > 1:
-                await self.ledger.settle_lost(run)
-                self.check()
+                await self._settle_earlier(run, periods, dice)
             for step in range(dice.randint(1, 5)):
                 await self._call(run, f"{attempt}.{step}", periods, dice)
                 self.check()
@@ -63,11 +62,22 @@ class Schedule:
             if dice.random() < 0.3:
                 await self.ledger.sweep(LATE)
                 self.check()
-            if dice.random() < 0.2:
+            if dice.random() < 0.2:  # it ends while it waits
+                await self.queue.end_pending(run, RunStatus.CANCELLED, RunResult())
                 return
             again = await self.queue.claim(run.run_id, worker="worker")
             assert again is not None
             run = again
+        await self.queue.finish(lease_of(run), RunStatus.ERROR, RunResult(), events=())
+
+    async def _settle_earlier(self, run: Run, periods: list[BudgetPeriod], dice: Random) -> None:
+        for one in await self.ledger.in_flight(run):
+            assert one.attempt < run.attempt
+            name = one.reservation.call_id
+            lost = call(name, dice.randint(0, one.reservation.nanos))
+            await self.ledger.append(run, [lost], {name: dice.sample(periods, len(periods))})
+            self.check()
+        assert await self.ledger.in_flight(run) == []
 
     async def _call(self, run: Run, name: str, periods: list[BudgetPeriod], dice: Random) -> None:
         likely = dice.randint(0, 60)

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from roadworthy.domain.budget import BudgetScope, BudgetWindow, Exhausted, Held, Occupied
+from roadworthy.domain.budget import BudgetScope, BudgetWindow, Exhausted, Held, InFlight, Occupied
 from roadworthy.domain.run import Run, RunResult, RunStatus
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.domain.usage import Tokens
@@ -16,7 +16,18 @@ from roadworthy.ports.store import ThreadStore
 from roadworthy.storage.policies import SqlPolicyStore
 from roadworthy.storage.transaction import Database
 from tests.conformance.storage.factories import ALICE, OPERATOR, TickingClock, lease_of, new_run
-from tests.conformance.storage.spending import NOON, books, budget, call, claimed, period, reservation, stored, sums
+from tests.conformance.storage.spending import (
+    NOON,
+    attempts,
+    books,
+    budget,
+    call,
+    claimed,
+    period,
+    reservation,
+    stored,
+    sums,
+)
 
 
 async def reaped(queue: RunQueue, run: Run) -> Run:
@@ -142,7 +153,7 @@ async def test_calls_that_never_began_are_released_with_their_attempt(
         assert books(database).reserved == books(database).open == {"budget": 20}
 
 
-async def test_calls_of_a_dead_attempt_are_recorded_as_lost_and_charged_once(
+async def test_calls_of_a_dead_attempt_are_in_flight_until_they_are_appended(
     database: Database, queue: RunQueue, ledger: Ledger
 ) -> None:
     daily, watched = budget(limit=1_000), budget("watched", limit=None, soft=5, scope=BudgetScope.TENANT)
@@ -152,25 +163,45 @@ async def test_calls_of_a_dead_attempt_are_recorded_as_lost_and_charged_once(
     assert await ledger.reserve(run, reservation("done", 40), periods) == Held()
     assert await ledger.reserve(run, reservation("lost", 30), periods) == Held()
     await ledger.append(run, [call("done", 12)], {"done": periods})
-    assert await ledger.settle_lost(run) == []
+    assert await ledger.in_flight(run) == []
     again = await reaped(queue, run)
     assert await ledger.reserve(again, reservation("new", 5), periods) == Held()
 
-    (lost,) = await ledger.settle_lost(again)
-    assert lost == replace(
-        call("lost", 30),
-        tokens=Tokens(input=7, output=20),
-        estimated=True,
-        outcome="lost",
-        price_version="reservation",
-        finished_at=NOON,
-    )
-    assert await ledger.settle_lost(again) == []
-    assert [sums(one) for one in await ledger.balances(ALICE.tenant, periods)] == [(42, 5)] * 2
+    for _ in range(2):  # looking changes nothing
+        assert await ledger.in_flight(again) == [InFlight(attempt=1, reservation=reservation("lost", 30))]
+    lost = replace(call("lost", 17), estimated=True, outcome="lost")
+    for _ in range(2):
+        await ledger.append(again, [lost], {"lost": periods})
+        assert await ledger.in_flight(again) == []
+    assert [sums(one) for one in await ledger.balances(ALICE.tenant, periods)] == [(12 + 17, 5)] * 2
     # What the dead worker says after all comes too late.
     await ledger.append(run, [call("lost", 29)], {"lost": periods})
-    assert [one.cost_nanos for one in await ledger.of_run(ALICE, run.run_id)] == [12, 30]
-    assert [sums(one) for one in await ledger.balances(ALICE.tenant, periods)] == [(42, 5)] * 2
+    assert await ledger.of_run(ALICE, run.run_id) == [call("done", 12), lost]
+    assert [sums(one) for one in await ledger.balances(ALICE.tenant, periods)] == [(12 + 17, 5)] * 2
+
+
+async def test_a_call_is_of_the_attempt_that_has_reserved_for_it(
+    database: Database, queue: RunQueue, ledger: Ledger
+) -> None:
+    run = await claimed(queue)
+    assert await ledger.reserve(run, reservation("lost"), []) == Held()
+    again = await reaped(queue, run)
+    assert await ledger.reserve(again, reservation("mine"), []) == Held()
+    # One that nobody reserved for, one of this attempt, one of the attempt before.
+    await ledger.append(again, [call("free"), call("mine"), call("lost")], {"mine": [], "lost": []})
+    assert attempts(database) == {"free": 2, "mine": 2, "lost": 1}
+
+
+async def test_calls_in_flight_are_those_of_the_run_oldest_first(queue: RunQueue, ledger: Ledger) -> None:
+    run, other = await claimed(queue), await claimed(queue, new_run(thread="other"))
+    assert await ledger.reserve(run, reservation("second", at=NOON + timedelta(seconds=1)), []) == Held()
+    assert await ledger.reserve(run, reservation("first"), []) == Held()
+    assert await ledger.reserve(other, reservation("other"), []) == Held()
+    again = await reaped(queue, run)
+    assert [one.reservation.call_id for one in await ledger.in_flight(again)] == ["first", "second"]
+    twice = await reaped(queue, again)
+    assert await ledger.reserve(twice, reservation("third"), []) == Held()
+    assert {one.attempt for one in await ledger.in_flight(twice)} == {1}
 
 
 async def test_a_lost_call_that_is_on_record_is_freed_and_not_charged_again(
@@ -182,13 +213,15 @@ async def test_a_lost_call_that_is_on_record_is_freed_and_not_charged_again(
     today = period(daily, run)
     await ledger.append(run, [call(cost=12)], {"call": [today]})
     assert await ledger.reserve(run, reservation(nanos=30), [today]) == Held()
-    assert await ledger.settle_lost(await reaped(queue, run)) == []
+    again = await reaped(queue, run)
+    (held,) = await ledger.in_flight(again)
+    await ledger.append(again, [call(held.reservation.call_id, cost=30)], {"call": [today]})
     (balance,) = await ledger.balances(ALICE.tenant, [today])
     assert sums(balance) == (12, 0)
 
 
-@pytest.mark.parametrize("fate", ["ended", "erased", "pending", "later attempt"])
-async def test_the_sweep_settles_what_nobody_executes_any_more(
+@pytest.mark.parametrize("fate", ["ended", "erased", "ended at a later attempt"])
+async def test_the_sweep_settles_what_runs_hold_that_are_over(
     database: Database, queue: RunQueue, threads: ThreadStore, ledger: Ledger, fate: str
 ) -> None:
     daily = budget(limit=1_000)
@@ -201,13 +234,8 @@ async def test_the_sweep_settles_what_nobody_executes_any_more(
     late = NOON + timedelta(microseconds=1)
     assert await ledger.sweep(late) == 0
 
-    match fate:
-        case "pending":
-            await queue.release(lease_of(run))
-        case "later attempt":
-            await reaped(queue, run)
-        case _:
-            await queue.finish(lease_of(run), RunStatus.SUCCESS, RunResult(), events=())
+    last = await reaped(queue, run) if fate == "ended at a later attempt" else run
+    await queue.finish(lease_of(last), RunStatus.SUCCESS, RunResult(), events=())
     if fate == "erased":
         await threads.erase(ThreadRef(owner=run.owner, thread_id=run.thread_id))
     assert await ledger.sweep(NOON) == 0
@@ -215,7 +243,35 @@ async def test_the_sweep_settles_what_nobody_executes_any_more(
     assert await ledger.sweep(late) == 0
     (balance,) = await ledger.balances(ALICE.tenant, [today])
     assert sums(balance) == (10, 150)
-    assert [(one.call_id, one.outcome) for one in await ledger.of_run(ALICE, run.run_id)] == [("old", "lost")]
+    assert await ledger.of_run(ALICE, run.run_id) == [
+        replace(
+            call("old", 10),
+            tokens=Tokens(input=7, output=20),
+            estimated=True,
+            outcome="lost",
+            price_version="reservation",
+            finished_at=NOON,
+        )
+    ]
+
+
+@pytest.mark.parametrize("fate", ["given back", "reaped", "in a later attempt"])
+async def test_the_sweep_leaves_what_the_next_attempt_will_settle(
+    database: Database, queue: RunQueue, ledger: Ledger, fate: str
+) -> None:
+    daily = budget(limit=1_000)
+    await stored(database, daily)
+    run = await claimed(queue)
+    assert await ledger.reserve(run, reservation(nanos=10), [period(daily, run)]) == Held()
+    match fate:
+        case "given back":
+            await queue.release(lease_of(run))
+        case "reaped":
+            assert await queue.reap(run, losses=1, progress_mark=None) is not None
+        case _:
+            await reaped(queue, run)
+    assert await ledger.sweep(NOON + timedelta(days=1)) == 0
+    assert books(database).reserved == {"budget": 10}
 
 
 async def test_a_warning_comes_again_after_a_top_up(
@@ -240,7 +296,7 @@ async def test_a_sweep_takes_a_hundred_at_once(database: Database, queue: RunQue
     run = await claimed(queue)
     for number in range(130):
         assert await ledger.reserve(run, reservation(f"call {number}", 1), [period(daily, run)]) == Held()
-    await queue.release(lease_of(run))
+    await queue.finish(lease_of(run), RunStatus.SUCCESS, RunResult(), events=())
     late = NOON + timedelta(minutes=1)
     assert [await ledger.sweep(late) for _ in range(3)] == [100, 30, 0]
     assert (books(database).spent, books(database).reserved) == ({"budget": 130}, {"budget": 0})

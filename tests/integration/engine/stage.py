@@ -176,6 +176,7 @@ async def open_stage(
     before_claim: Sequence[Obstacle] = (),
     after_claim: Sequence[Obstacle] = (),
     before_open: Sequence[Obstacle] = (),
+    before_append: Sequence[Obstacle] = (),
 ) -> AsyncGenerator[Stage]:
     """A worker under way on a migrated database. Leaving it without ``worker.drain`` is a crash: rows stay running.
 
@@ -189,6 +190,7 @@ async def open_stage(
         policies, rates = SqlPolicyStore(database, clock, cache_for=timedelta(0)), MemoryRateCounters()
         queue.before_claim.extend(before_claim)
         queue.after_claim.extend(after_claim)
+        ledger.before_append.extend(before_append)
         async with SqlEventLog(database, store, linger=timedelta(milliseconds=1)) as stored:
             log = FailingLog(stored)
             log.before_open.extend(before_open)

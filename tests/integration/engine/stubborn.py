@@ -1,7 +1,7 @@
 """Agents that do what a well-behaved one never does."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 
 from roadworthy.domain.event import ContentDelta
@@ -48,7 +48,13 @@ class StubbornRuntime(ScriptedRuntime):
 
     @asynccontextmanager
     async def execution(
-        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+        self,
+        run: Run,
+        *,
+        caps: Caps,
+        first_on_thread: bool,
+        spending: Spending | None = None,
+        told: Collection[str] = (),
     ) -> AsyncGenerator[Execution]:
         """See the port."""
         execution = StubbornExecution(self, run, self.gate("stubborn"))
@@ -63,18 +69,26 @@ class UnopenableRuntime(ScriptedRuntime):
 
     @asynccontextmanager
     async def execution(
-        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+        self,
+        run: Run,
+        *,
+        caps: Caps,
+        first_on_thread: bool,
+        spending: Spending | None = None,
+        told: Collection[str] = (),
     ) -> AsyncGenerator[Execution]:
         """See the port."""
         if self.error is not None:
             raise self.error
-        async with super().execution(run, caps=caps, first_on_thread=first_on_thread, spending=spending) as execution:
+        async with super().execution(
+            run, caps=caps, first_on_thread=first_on_thread, spending=spending, told=told
+        ) as execution:
             yield execution
 
 
 class ForgetfulRuntime(ScriptedRuntime):
     """Keeps nothing of what earlier attempts have said, and says it all again."""
 
-    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:
+    async def surviving(self, run: Run, shown: Mapping[str, str]) -> Collection[str]:
         """See the port."""
         return ()

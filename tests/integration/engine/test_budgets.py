@@ -18,6 +18,7 @@ from roadworthy.runtimes.scripted import Begun, Gate, Script, ScriptedRuntime
 from tests.integration.engine.failing import Pause
 from tests.integration.engine.stage import (
     ANN,
+    BOUND,
     FakeClock,
     Stage,
     call,
@@ -205,14 +206,23 @@ async def test_a_cancelled_call_is_charged_and_holds_nothing(database_file: Path
         assert (standing.spent_nanos, standing.reserved_nanos) == (COST, 0)
 
 
-HELD: Script = (ContentDelta(message_id="m", text="begun"), Begun(call=call("a")), Gate(name="g"), call("b"), DONE)
+BIG = replace(call("a"), tokens=replace(call("a").tokens, output=80))
+HELD: Script = (
+    Begun(call=BIG),
+    ContentDelta(message_id="m", text="12345", node="model"),
+    Gate(name="g"),
+    call("b"),
+    DONE,
+)
+# Its input, and the two tokens that it has shown of the 80 that were reserved.
+LOST = 10 + 2
 
 
 async def crash_in_a_call(database_file: Path, runtime: ScriptedRuntime, clock: FakeClock) -> tuple[Run, Budget]:
     async with open_stage(database_file, runtime=runtime, clock=clock) as stage:
-        budget = await allow(stage, 10 * COST)
+        budget = await allow(stage, 20 * COST)
         run = await stage.submit(stage.run())
-        await until(lambda: bool(runtime.executions) and bool(runtime.executions[0].open_calls()))
+        await stage.shown(run, ContentDelta)
     return run, budget
 
 
@@ -224,12 +234,11 @@ async def test_a_call_whose_worker_died_is_paid_for_by_the_next_attempt(database
         ended = await stage.end(run)
         assert ended.status is RunStatus.SUCCESS
         calls = {one.call_id: one for one in await stage.ledger.of_run(run.owner, run.run_id)}
-        assert calls["a"].outcome == "lost"
-        assert calls["a"].estimated
+        assert (calls["a"].outcome, calls["a"].estimated, calls["a"].cost_nanos) == ("lost", True, LOST)
         # A script's calls have the same ids in each attempt, so that this one is there twice and on record once.
         standing = await balance(stage, budget)
         assert standing.reserved_nanos == 0
-        assert standing.spent_nanos == sum(one.cost_nanos or 0 for one in calls.values()) == 2 * COST
+        assert standing.spent_nanos == sum(one.cost_nanos or 0 for one in calls.values()) == LOST + COST
 
 
 async def test_a_call_whose_worker_died_is_paid_for_when_the_run_ends_without_another_attempt(
@@ -243,8 +252,51 @@ async def test_a_call_whose_worker_died_is_paid_for_when_the_run_ends_without_an
         assert ended.status is RunStatus.TIMEOUT
         assert ended.result.usage.model_calls == 1
         standing = await balance(stage, budget)
-        assert (standing.spent_nanos, standing.reserved_nanos) == (COST, 0)
-        assert ended.result.usage.cost_nanos == COST
+        assert (standing.spent_nanos, standing.reserved_nanos) == (LOST, 0)
+        assert ended.result.usage.cost_nanos == LOST
+
+
+async def test_a_lost_call_takes_its_budget_over_the_soft_limit(database_file: Path) -> None:
+    runtime, clock = ScriptedRuntime(default=HELD), FakeClock()
+    async with open_stage(database_file, runtime=runtime, clock=clock) as stage:
+        await allow(stage, None, soft=LOST)
+        run = await stage.submit(stage.run())
+        await stage.shown(run, ContentDelta)
+    clock.advance(timedelta(hours=1))
+    async with open_stage(database_file, runtime=runtime, clock=clock) as stage:
+        assert stage.witness.details["budget_soft_limit"]["spent_usd"] == LOST / 1e9
+
+
+async def test_a_ledger_that_fails_when_a_lost_call_is_settled_charges_it_once(database_file: Path) -> None:
+    runtime, clock = ScriptedRuntime(default=HELD), FakeClock()
+    run, budget = await crash_in_a_call(database_file, runtime, clock)
+    async with open_stage(
+        database_file, runtime=runtime, clock=clock, before_append=[StorageUnavailable("locked")]
+    ) as stage:
+        ended = await stage.end(run)
+        assert code(ended) == "storage"
+        async with asyncio.timeout(BOUND):  # the run's end comes first
+            while (standing := await balance(stage, budget)).reserved_nanos:  # noqa: ASYNC110 -- the database's
+                await asyncio.sleep(0)
+        assert standing.spent_nanos == LOST
+        assert ended.result.usage.cost_nanos == LOST
+
+
+async def test_text_of_a_call_that_has_ended_is_not_charged_to_one_that_was_lost(database_file: Path) -> None:
+    runtime, clock = ScriptedRuntime(), FakeClock()
+    shown = ContentDelta(message_id="n", text="shown by the first call", node="model")
+    first = replace(call("first"), message_id="n")
+    runtime.script((Begun(call=first), shown, first, *HELD))
+    async with open_stage(database_file, runtime=runtime, clock=clock) as stage:
+        budget = await allow(stage, 10 * COST)
+        run = await stage.submit(stage.run())
+        await stage.shown(run, UsageReported)
+        await until(lambda: [one.call_id for one in runtime.executions[0].open_calls()] == ["a"])
+        await stage.ledger.append(run, [], {})
+    clock.advance(timedelta(hours=1))
+    async with open_stage(database_file, runtime=runtime, clock=clock) as stage:
+        assert (await stage.row(run)).result.usage.cost_nanos == COST + LOST
+        assert (await balance(stage, budget)).spent_nanos == COST + LOST
 
 
 async def test_money_held_for_a_call_that_never_began_is_free_at_the_runs_end_and_nothing_is_billed(

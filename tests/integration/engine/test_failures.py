@@ -1,7 +1,7 @@
 """Failures around an attempt: whatever breaks, the run ends once, its readers hear of it, and the worker lives."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,13 +169,21 @@ class WastefulRuntime(ScriptedRuntime):
 
     @asynccontextmanager
     async def execution(
-        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+        self,
+        run: Run,
+        *,
+        caps: Caps,
+        first_on_thread: bool,
+        spending: Spending | None = None,
+        told: Collection[str] = (),
     ) -> AsyncGenerator[Execution]:
         """See the port."""
         if spending is not None and run.thread_id == "thread":
             call = PlannedCall(call_id="x", node="", provider="", model="", input_tokens=1, max_output_tokens=1)
             await spending.reserve(call)
-        async with super().execution(run, caps=caps, first_on_thread=first_on_thread, spending=spending) as execution:
+        async with super().execution(
+            run, caps=caps, first_on_thread=first_on_thread, spending=spending, told=told
+        ) as execution:
             yield execution
 
 

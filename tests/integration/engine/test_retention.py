@@ -1,6 +1,7 @@
 """What is kept how long, on a real database with a clock that the test moves."""
 
 import asyncio
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from roadworthy.domain.errors import NotFound
 from roadworthy.domain.event import ContentDelta, EventId, RunEnded, RunStarted
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import Run
+from roadworthy.domain.thread import ThreadRef
 from roadworthy.ports.runtime import Completed, Progress
 from roadworthy.runtimes.scripted import Gate, Script
-from roadworthy.services.retention import Pruned
+from roadworthy.services.retention import Pruned, keep_pruning
+from roadworthy.storage.retention import SqlRetention
 from tests.integration.engine.stage import (
     ANN,
     BOUND,
@@ -148,6 +151,7 @@ async def test_only_the_latest_runs_of_a_thread_keep_their_output(database_file:
         retention = retention_of(stage, outputs=2)
         runs = [await spoken(stage) for _ in range(45)]
         other = [await spoken(stage, "other"), await spoken(stage, "thread", who=STRANGER)]
+        stage.clock.advance(25 * HOUR)
         assert (await retention.prune_once()).outputs == 43
         rows = [await stage.row(run) for run in runs]
         assert [row.result.output for row in rows] == [None] * 43 + [{"whole": "hi"}] * 2
@@ -159,6 +163,44 @@ async def test_only_the_latest_runs_of_a_thread_keep_their_output(database_file:
         assert (await retention.prune_once()).outputs == 1
         assert (await stage.row(runs[43])).result.output is None
         assert (await stage.row(newest)).result.output is not None
+
+
+async def test_an_output_stays_for_as_long_as_a_repeated_request_may_ask_for_it(database_file: Path) -> None:
+    async with open_stage(database_file) as stage:
+        counting = CountingDatabase(stage.database)
+        retention = retention_of(stage, outputs=1, database=counting)
+        early = [await spoken(stage) for _ in range(10)]
+        stage.clock.advance(12 * HOUR)
+        late = [await spoken(stage) for _ in range(3)]
+
+        async def trimmed() -> tuple[int, int]:
+            rows = [[(await stage.row(run)).result.output is None for run in runs] for runs in (early, late)]
+            return sum(rows[0]), sum(rows[1])
+
+        assert (await retention.prune_once()).outputs == 0
+        stage.clock.advance(HOUR)
+        assert (await retention.prune_once()).outputs == 0
+        stage.clock.advance(10 * HOUR)
+        counting.changes.clear()
+        assert (await retention.prune_once()).outputs == 0
+        assert (await trimmed(), counting.changes) == ((0, 0), [])
+        # Nobody has used the thread since.
+        stage.clock.advance(13 * HOUR)
+        assert (await retention.prune_once()).outputs == 12
+        assert await trimmed() == (10, 2)
+        assert (await retention.prune_once()).outputs == 0
+
+
+async def test_a_young_run_in_between_does_not_keep_the_older_ones_whole(database_file: Path) -> None:
+    async with open_stage(database_file) as stage:
+        early = [await spoken(stage) for _ in range(10)]
+        stage.clock.advance(25 * HOUR)
+        late = [await spoken(stage) for _ in range(3)]
+        assert (await retention_of(stage, outputs=1).prune_once()).outputs == 10
+        assert [(await stage.row(run)).result.output is None for run in (*early, *late)] == [True] * 10 + [False] * 3
+        # Another process, after the last one's position.
+        stage.clock.advance(25 * HOUR)
+        assert (await retention_of(stage, outputs=1).prune_once()).outputs == 2
 
 
 async def test_only_threads_that_were_used_since_are_looked_at(database_file: Path) -> None:
@@ -212,6 +254,29 @@ async def test_one_thread_that_cannot_be_pruned_does_not_keep_the_others(databas
         pruned = await retention_of(stage, checkpoints=1).prune_once()
         assert (pruned.failed, pruned.checkpoints) == (1, 1)
         assert runtime.pruned == [ref_of(bad), ref_of(good)]
+        assert stage.witness.details["thread_not_pruned"] == {
+            "tenant": "acme",
+            "thread_id": "bad",
+            "error": "OperationalError",
+        }
+
+
+async def test_a_pass_is_given_up_when_nothing_can_be_pruned_and_that_is_logged(database_file: Path) -> None:
+    runtime = PrunedRuntime()
+    async with open_stage(database_file, runtime=runtime) as stage:
+        bad, good = await spoken(stage, "bad"), await spoken(stage, "good")
+        runtime.unreadable = [ref_of(bad)]
+        runtime.problem = "the database of checkpoints does not work"
+        retention = retention_of(stage, checkpoints=1)
+        pruning = asyncio.create_task(keep_pruning(retention, stage.witness, every=timedelta(0)))  # noqa: TID251
+        try:
+            await until(lambda: "pruning_given_up" in stage.witness.notes)
+            assert ref_of(good) not in runtime.pruned
+            runtime.problem = None
+            await until(lambda: ref_of(good) in runtime.pruned)
+        finally:
+            pruning.cancel()
+        assert stage.witness.details["pruning_given_up"] == {"error": "the database of checkpoints does not work"}
 
 
 async def test_a_thread_s_rows_go_in_short_transactions(database_file: Path) -> None:
@@ -255,3 +320,14 @@ async def test_a_thread_that_is_used_at_the_last_moment_stays(database_file: Pat
         await spoken(stage)
         assert not await stage.threads.remove(ref_of(run), unused_since=before)
         assert await exists(stage, run)
+
+
+async def test_a_thread_on_which_a_run_waits_is_not_idle(database_file: Path) -> None:
+    """It may be the rollback of the latest run, which has not begun yet."""
+    async with open_stage(database_file) as stage:
+        run = await spoken(stage)
+        store = SqlRetention(stage.database)
+        ref = ThreadRef(owner=run.owner, thread_id=run.thread_id)
+        assert await store.idle(ref)
+        await stage.queue.accept(stage.run(), claim_for=None, max_pending=9, idempotency=None)
+        assert not await store.idle(ref)

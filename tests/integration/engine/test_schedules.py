@@ -6,7 +6,7 @@ under way than there are slots, and a drain is no loss.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -64,7 +64,13 @@ class WatchedRuntime(ScriptedRuntime):
 
     @asynccontextmanager
     async def execution(
-        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+        self,
+        run: Run,
+        *,
+        caps: Caps,
+        first_on_thread: bool,
+        spending: Spending | None = None,
+        told: Collection[str] = (),
     ) -> AsyncGenerator[Execution]:
         """See the port."""
         ref = ref_of(run)
@@ -76,7 +82,7 @@ class WatchedRuntime(ScriptedRuntime):
             self.begun.setdefault(ref, []).append(run.ord)
         try:
             async with super().execution(
-                run, caps=caps, first_on_thread=first_on_thread, spending=spending
+                run, caps=caps, first_on_thread=first_on_thread, spending=spending, told=told
             ) as execution:
                 yield execution
         finally:

@@ -10,15 +10,17 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from roadworthy.runtimes.langgraph import checkpoints, journal, tool_journal
+from roadworthy.runtimes.langgraph import checkpoint_rows, checkpoints, journal, metering, tool_journal
 from roadworthy.storage import ledger, queue
 from tests.support.agents.claude import graph
 from tests.support.agents.questions import graph as questions
 
-__all__ = ["graph", "questions"]
+__all__ = ["graph", "questions", "reached"]
 
 Call = Callable[..., Awaitable[Any]]
+SyncCall = Callable[..., Any]
 
 
 _passes = iter(range(int(os.environ.get("CRASH_SKIP", "0"))))
@@ -71,7 +73,40 @@ def after(call: Call) -> Call:
     return dying
 
 
-POINTS: dict[str, tuple[type, str, Callable[[Call], Call]]] = {
+def within(call: SyncCall) -> SyncCall:
+    """Die when a part of a transaction has done its work, before the commit."""
+
+    @functools.wraps(call)
+    def dying(*args: Any, **kwargs: Any) -> None:
+        call(*args, **kwargs)
+        crash()
+
+    return dying
+
+
+def mid_stream(call: SyncCall) -> SyncCall:
+    """Die in the middle of an answer."""
+
+    @functools.wraps(call)
+    def dying(meter: Any, *args: Any, run_id: UUID, **kwargs: Any) -> None:
+        call(meter, *args, run_id=run_id, **kwargs)
+        asked = meter._open.get(run_id)
+        if asked is not None and asked.chunks == PIECES:
+            crash()
+
+    return dying
+
+
+def reached(point: str) -> None:
+    """A tool is at this point of its own code."""
+    if os.environ.get("CRASH_AT") == point:
+        crash()
+
+
+# The first piece of an answer says nothing.
+PIECES = 3
+IN_TOOLS = {"before-effect", "after-effect"}
+POINTS: dict[str, tuple[Any, str, Callable[[SyncCall], SyncCall]]] = {
     "before-accept": (queue.SqlRunQueue, "accept", before),
     "after-accept": (queue.SqlRunQueue, "accept", after),
     "before-finish": (queue.SqlRunQueue, "finish", before_but_written),
@@ -80,14 +115,20 @@ POINTS: dict[str, tuple[type, str, Callable[[Call], Call]]] = {
     "after-reserve": (ledger.SqlLedger, "reserve", after),
     "before-append": (ledger.SqlLedger, "append", before),
     "after-append": (ledger.SqlLedger, "append", after),
-    "after-settle-lost": (ledger.SqlLedger, "settle_lost", after),
     "before-checkpoint": (checkpoints.FencedSqliteSaver, "aput", before),
     "after-checkpoint": (checkpoints.FencedSqliteSaver, "aput", after),
+    "inside-checkpoint": (checkpoint_rows, "put", within),
+    "before-writes": (checkpoints.FencedSqliteSaver, "aput_writes", before),
+    "after-writes": (checkpoints.FencedSqliteSaver, "aput_writes", after),
+    "mid-stream": (metering.ModelMeter, "on_llm_new_token", mid_stream),
     "before-response": (journal.AttemptJournal, "keep", before),
     "after-response": (journal.AttemptJournal, "keep", after),
+    "before-tool": (tool_journal.JournalledCall, "recall", before),
+    "after-tool-noted": (tool_journal.JournalledCall, "recall", after),
+    "before-tool-result": (tool_journal.JournalledCall, "keep", before),
     "after-tool-result": (tool_journal.JournalledCall, "keep", after),
 }
 
-if point := os.environ.get("CRASH_AT"):
+if (point := os.environ.get("CRASH_AT")) and point not in IN_TOOLS:
     owner, name, how = POINTS[point]
     setattr(owner, name, how(getattr(owner, name)))

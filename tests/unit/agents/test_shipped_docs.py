@@ -14,6 +14,7 @@ _AGENTS = "docs/agents.md"
 _HTTP = "docs/http-api.md"
 _OPERATIONS = "docs/operations.md"
 _LEVERS = "docs/cost-levers.md"
+_TOOLS = "docs/tools.md"
 
 # The question, the page, and a part of the anchor (headings may grow).
 _QUESTIONS = [
@@ -63,6 +64,13 @@ _QUESTIONS = [
     ("How do I call it from the browser?", _HTTP, "browser"),
     ("How do I cancel a run?", _OPERATIONS, "cancel-a-run"),
     ("What happens to a run when the server crashes?", _OPERATIONS, "after-a-crash"),
+    ("What does needs_review mean?", _OPERATIONS, "needs_review"),
+    ("How do I resolve a review?", _HTTP, "review"),
+    ("How does a tool read its idempotency key?", _TOOLS, "idempotency-key"),
+    ("Does a tool run again after a crash?", _TOOLS, "again-after-a-crash"),
+    ("How do I declare that a tool runs once?", _TOOLS, "only-once"),
+    ("How do I erase a user?", _OPERATIONS, "erase-a-user"),
+    ("How long is data kept?", _OPERATIONS, "how-long-is-data-kept"),
     ("How do I make backups?", _OPERATIONS, "backup"),
     ("How do I back up my data?", _OPERATIONS, "backup"),
     ("backup", _OPERATIONS, "backup"),

@@ -84,6 +84,7 @@ CALLS = st.builds(
     cost_nanos=st.none() | COUNTS,
     price_version=TEXTS,
     journalled=st.booleans(),
+    message_id=TEXTS,
 )
 INTERRUPTS = st.builds(Interrupt, id=TEXTS, value=JSON)
 EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
@@ -190,6 +191,7 @@ CALL = ModelCall(
     finished_at=STARTED + timedelta(seconds=1),
     cost_nanos=3,
     price_version="v",
+    message_id="m",
 )
 TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"cache_write_1h":0,"reasoning":0}'
 
@@ -217,7 +219,8 @@ TOKENS_TEXT = '{"input":1,"output":0,"cache_read":0,"cache_write":0,"cache_write
             "usage",
             '{"call":{"call_id":"c","node":"n","provider":"p","model":"m","tokens":' + TOKENS_TEXT + ","
             '"estimated":false,"outcome":"complete","started_at":"2030-01-01T00:00:00+00:00",'
-            '"finished_at":"2030-01-01T00:00:01+00:00","cost_nanos":3,"price_version":"v","journalled":true},'
+            '"finished_at":"2030-01-01T00:00:01+00:00","cost_nanos":3,"price_version":"v","journalled":true,'
+            '"message_id":"m"},'
             '"total":{"model_calls":1,"tokens":' + TOKENS_TEXT + ',"estimated":false,"cost_nanos":3,"unpriced":0,'
             '"unjournalled":0}}',
         ),
@@ -244,7 +247,7 @@ def test_a_usage_event_from_before_prices_reads_as_not_priced() -> None:
         '"total":' + OLD_USAGE + "}"
     )
     event = event_from(1, (1, 1, "usage", text))
-    call = replace(CALL, cost_nanos=None, price_version="")
+    call = replace(CALL, cost_nanos=None, price_version="", message_id="")
     assert event.body == UsageReported(call=call, total=Usage(model_calls=1, tokens=Tokens(input=1), unpriced=1))
 
 

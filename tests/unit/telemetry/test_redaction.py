@@ -1,37 +1,51 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from roadworthy.telemetry import redaction as redaction_module
 from roadworthy.telemetry.redaction import Redaction, mask_texts, texts_in
 
 KEY = "rw_live_" + "0aZ_-" * 10
 
 
-@pytest.mark.parametrize(
-    ("text", "secret"),
-    [
-        (f"key {KEY} refused", KEY),
-        ("Anthropic said: invalid sk-ant-api03-AbC_d-123", "sk-ant-api03-AbC_d-123"),
-        ("openai sk-proj-abcdefgh12345", "sk-proj-abcdefgh12345"),
-        ("tavily tvly-dev-abc123", "tvly-dev-abc123"),
-        ("headers: {'Authorization': 'Bearer abc.def.ghi'}", "abc.def.ghi"),
-        ("authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
-        ("x-api-key: 1234abcd", "1234abcd"),
-        ("api_key='hushhush'", "hushhush"),
-        ("GOOGLE_API_KEY=hushhush", "hushhush"),
-        ("{'SERVICE_PASSWORD': 'hushhush'}", "hushhush"),
-        ("client_secret=hushhush&access_token=hush", "hush"),
-        ("key AIzaSyA-0123456789_abcdefghijklmnopqrs", "AIzaSyA-0123456789_abcdefghijklmnopqrs"),
-        ("GET https://models.example/v1?alt=sse&key=hushhush failed", "hushhush"),
-        ("GET https://models.example/v1?key=hushhush&alt=sse", "hushhush"),
-        ("langsmith lsv2_pt_0123456789abcdef_0123", "0123456789abcdef"),
-        ("postgresql://app:s3cr3t@db/roadworthy", "s3cr3t"),
-        ("postgresql://app:s3c@r3t@db/roadworthy", "s3c"),
-        ("postgresql://app:s3c@r3t@db/roadworthy", "r3t"),
-        ("https://s3cr3t@example.org", "s3cr3t"),
-        ("1 error: input_value='dear diary', input_type=str", "dear diary"),
-    ],
-)
+SHAPES = [
+    (f"key {KEY} refused", KEY),
+    ("Anthropic said: invalid sk-ant-api03-AbC_d-123", "sk-ant-api03-AbC_d-123"),
+    ("openai sk-proj-abcdefgh12345", "sk-proj-abcdefgh12345"),
+    ("tavily tvly-dev-abc123", "tvly-dev-abc123"),
+    ("headers: {'Authorization': 'Bearer abc.def.ghi'}", "abc.def.ghi"),
+    ("authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
+    ("x-api-key: 1234abcd", "1234abcd"),
+    ("api_key='hushhush'", "hushhush"),
+    ("GOOGLE_API_KEY=hushhush", "hushhush"),
+    ("{'SERVICE_PASSWORD': 'hushhush'}", "hushhush"),
+    ("client_secret=hushhush&access_token=hush", "hush"),
+    ("key AIzaSyA-0123456789_abcdefghijklmnopqrs", "AIzaSyA-0123456789_abcdefghijklmnopqrs"),
+    ("GET https://models.example/v1?alt=sse&key=hushhush failed", "hushhush"),
+    ("GET https://models.example/v1?key=hushhush&alt=sse", "hushhush"),
+    ("langsmith lsv2_pt_0123456789abcdef_0123", "0123456789abcdef"),
+    ("postgresql://app:s3cr3t@db/roadworthy", "s3cr3t"),
+    ("postgresql://app:s3c@r3t@db/roadworthy", "s3c"),
+    ("postgresql://app:s3c@r3t@db/roadworthy", "r3t"),
+    ("https://s3cr3t@example.org", "s3cr3t"),
+    ("1 error: input_value='dear diary', input_type=str", "dear diary"),
+]
+
+
+@pytest.mark.parametrize(("text", "secret"), SHAPES)
 def test_a_secret_is_known_by_its_shape(text: str, secret: str) -> None:
     assert secret not in Redaction().text(text)
+
+
+@given(st.text(max_size=40), st.sampled_from([text for text, _ in SHAPES]), st.text(max_size=40))
+def test_whatever_a_shape_matches_leaves_the_trace_that_is_looked_for_first(
+    before: str, shape: str, after: str
+) -> None:
+    text = before + shape + after
+    expected = text
+    for pattern, replacement in redaction_module._SHAPES:  # pyright: ignore[reportPrivateUsage]
+        expected = pattern.sub(replacement, expected)
+    assert Redaction().text(text) == expected
 
 
 def test_a_secret_setting_is_known_by_its_value() -> None:

@@ -71,6 +71,7 @@ def _thread_json(part: ExportedThread) -> Json:
         "updated_at": thread.updated_at,
         "messages": None if state is None else [_message_json(message) for message in state.messages],
         "values": None if state is None else state.values,
+        "unreadable": part.unreadable,
     }
 
 

@@ -50,19 +50,16 @@ def needed(rows: Sequence[Row], keep: int) -> Kept:
 
     Of the root graph: the latest ``keep``; the latest of the run before the latest run, which tells what is new, and
     to which a rollback returns; the parent of the latest, which tells whether the graph stopped behind a node.
-    Of the graph of a task: its latest checkpoint, while the root's that the task started from stays.
-    Of a subgraph with a memory of its own: its latest checkpoint, and the latest of another run.
+    Of a subgraph: its latest checkpoint, and the latest of another run, to which a rollback returns; of the graph of a
+    task only while the root's that the task started from stays.
     """
     by_namespace = _grouped(rows)
     root = _needed_of_root(by_namespace.pop("", []), keep)
     kept = {(row.namespace, row.id) for row in root}
     ids = {row.id for row in root}
-    run = root[0].run if root else None
     for namespace, found in by_namespace.items():
-        if _TASK_ID not in namespace:
-            kept.update((row.namespace, row.id) for row in _latest_of_two_runs(found, run))
-        elif found[0].root is None or found[0].root in ids:
-            kept.add((namespace, found[0].id))
+        if _TASK_ID not in namespace or found[0].root is None or found[0].root in ids:
+            kept.update((namespace, row.id) for row in _latest_of_two_runs(found))
     return kept
 
 
@@ -91,9 +88,9 @@ def _needed_of_root(found: Sequence[Row], keep: int) -> Sequence[Row]:
     return [row for at, row in enumerate(found) if at < max(1, keep) or row is before or row.id == latest.parent]
 
 
-def _latest_of_two_runs(found: Sequence[Row], run: str | None) -> Iterable[Row]:
+def _latest_of_two_runs(found: Sequence[Row]) -> Iterable[Row]:
     yield found[0]
-    yield from [row for row in found if row.run != run][:1]
+    yield from [row for row in found if row.run != found[0].run][:1]
 
 
 def _newest(rows: Sequence[Row]) -> Iterable[Row]:

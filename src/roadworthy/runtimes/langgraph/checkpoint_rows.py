@@ -6,6 +6,7 @@ Whole pieces of work on one connection. ``checkpoints`` runs them, the writing o
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
 from langgraph.checkpoint.sqlite.utils import pending_writes_sql
@@ -62,6 +63,10 @@ _THREADS_OF_RUN = (
 )
 _DELETE = "DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
 _DELETE_WRITES = "DELETE FROM writes WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
+_ALL = " UNION ".join(
+    f"SELECT checkpoint_ns, checkpoint_id FROM {table} WHERE thread_id = ?"  # noqa: S608 -- constants
+    for table in ("checkpoints", "writes")
+)
 _SHARING = (
     f"SELECT checkpoint FROM checkpoints WHERE thread_id = ?1 AND type = '{SHARED}' "  # noqa: S608 -- a constant
     f"UNION ALL SELECT value FROM writes WHERE thread_id = ?1 AND type = '{SHARED}'"
@@ -182,10 +187,9 @@ def open_writes(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[s
     return connection.execute(_OPEN_WRITES, (thread, thread)).fetchall()
 
 
-def erase_thread(connection: sqlite3.Connection, thread: str) -> None:
-    """Delete all rows of a thread."""
-    for table in ("writes", "checkpoints", "blobs"):
-        connection.execute(f"DELETE FROM {table} WHERE thread_id = ?", (thread,))  # noqa: S608 -- constants
+def all_of(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[str, str]]:
+    """Namespace and id of all that a thread has rows of, also of checkpoints that only something was written on."""
+    return connection.execute(_ALL, (thread, thread)).fetchall()
 
 
 def erase_run(connection: sqlite3.Connection, thread: str, run_id: str) -> None:
@@ -206,14 +210,16 @@ def delete(connection: sqlite3.Connection, thread: str, checkpoints: Iterable[tu
     connection.executemany(_DELETE, places)
 
 
-def sweep(connection: sqlite3.Connection, thread: str) -> None:
-    """Delete the parts that no checkpoint of the thread stands on any more."""
+def sweep(connection: sqlite3.Connection, thread: str, limit: int | None = None) -> bool:
+    """Delete the parts that no checkpoint of the thread stands on any more, up to ``limit``. Whether there are more."""
     stored: set[Key] = {key for (key,) in connection.execute("SELECT key FROM blobs WHERE thread_id = ?", (thread,))}
     if not stored:
-        return
+        return False
     for (data,) in connection.execute(_SHARING, (thread,)):
         stored.difference_update(keys_of(SHARED, data))
-    connection.executemany("DELETE FROM blobs WHERE thread_id = ? AND key = ?", [(thread, key) for key in stored])
+    going = [(thread, key) for key in islice(stored, limit)]
+    connection.executemany("DELETE FROM blobs WHERE thread_id = ? AND key = ?", going)
+    return len(going) < len(stored)
 
 
 def copy_thread(connection: sqlite3.Connection, source: str, target: str) -> None:

@@ -6,6 +6,7 @@ looks at the attempt's fence right before writing. What a thread's checkpoints s
 ``runtime`` opens it; ``resume`` and ``run`` ask about latest checkpoints; LangGraph calls the rest.
 """
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
@@ -51,8 +52,11 @@ from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, erase_tool
 # Writes that tell what happened to a task, not what it produced (langgraph.pregel._task_status).
 _CONTROL = frozenset({"__error__", "__error_source_node__", "__interrupt__", "__resume__"})
 _NO_TASK = "00000000-0000-0000-0000-000000000000"
-# Checkpoints that one transaction deletes: some milliseconds, in which nothing else can be written.
-_PRUNED_AT_ONCE = 100
+# Checkpoints, and parts, that one transaction deletes. LangGraph's own saver makes checkpoints of a megabyte.
+_DELETED_AT_ONCE = 25
+_PARTS_AT_ONCE = 1000
+# Between two of these, for what came meanwhile.
+_PAUSE_SECONDS = 0.005
 
 Superfluous: TypeAlias = Callable[[sqlite3.Connection], Sequence[tuple[str, str]]]
 
@@ -167,14 +171,18 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         await self._write(thread, encode, put)
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Delete everything of a thread: checkpoints, journalled responses and tool calls. Idempotent."""
+        """Delete everything of a thread: checkpoints, journalled responses and tool calls. Idempotent.
 
-        def erase(connection: sqlite3.Connection) -> None:
-            rows.erase_thread(connection, thread_id)
+        In small transactions, with others' work in between; one that was cut off is finished by the next.
+        """
+
+        def forget(connection: sqlite3.Connection) -> None:
             forget_thread(connection, thread_id)
             erase_tool_rows(connection, thread_id)
 
-        await self._change(thread_id, erase)
+        await self._delete(thread_id, await self._ask(rows.all_of, thread_id))
+        await self._sweep(thread_id)
+        await self.conn.transact(forget, about=thread_id)
 
     async def erase_run(self, thread_id: str, run_id: RunId) -> None:
         """Delete the checkpoints of one run, subgraphs' included, with what was written on them. Idempotent."""
@@ -302,19 +310,31 @@ class FencedSqliteSaver(AsyncSqliteSaver):
                 known.note(one.blobs, one.chunks)
             return
 
-    async def _change(self, thread: str, work: Callable[[sqlite3.Connection], None]) -> None:
+    async def _change(self, thread: str, work: Callable[[sqlite3.Connection], rows.Answer]) -> rows.Answer:
         """Do what may delete parts that are known to be there. What is written after it must not count on them."""
         self.knowledge.forget(thread)
-        await self.conn.transact(work, about=thread)
+        return await self.conn.transact(work, about=thread)
 
     async def _prune(self, thread: str, choose: Superfluous) -> int:
         going = await self.conn.transact(choose, about=thread)
-        for start in range(0, len(going), _PRUNED_AT_ONCE):
-            batch = going[start : start + _PRUNED_AT_ONCE]
-            await self._change(thread, lambda connection, batch=batch: rows.delete(connection, thread, batch))
+        await self._delete(thread, going)
         if going:
-            await self._change(thread, lambda connection: rows.sweep(connection, thread))
+            await self._sweep(thread)
         return len(going)
+
+    async def _delete(self, thread: str, going: Sequence[tuple[str, str]]) -> None:
+        """Delete checkpoints, in small transactions. What is written meanwhile stays."""
+        for start in range(0, len(going), _DELETED_AT_ONCE):
+            batch = going[start : start + _DELETED_AT_ONCE]
+            await self._change(thread, lambda connection, batch=batch: rows.delete(connection, thread, batch))
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _sweep(self, thread: str) -> None:
+        """Delete the parts that nothing stands on: each transaction looks anew, for something may have come."""
+        more = True
+        while more:
+            more = await self._change(thread, lambda connection: rows.sweep(connection, thread, _PARTS_AT_ONCE))
+            await asyncio.sleep(_PAUSE_SECONDS if more else 0)
 
     async def _ask(self, question: Callable[[sqlite3.Connection, str], rows.Answer], about: str) -> rows.Answer:
         """Ask behind everything that was asked for before."""
@@ -368,7 +388,7 @@ def _watched(scope: AttemptScope | None) -> Generator[None]:
     error: BaseException | None = None
     try:
         yield
-    except Exception as raised:
+    except Exception as raised:  # whatever it is: who waits for this checkpoint waits in vain
         error = raised
         raise
     finally:

@@ -66,5 +66,8 @@ def _make_task(loop: asyncio.AbstractEventLoop, coro: Body[T], **options: Any) -
 
 
 async def _contain(coro: Coroutine[Any, Any, T]) -> T:
-    with contained():
+    # Not ``contained``, because this is around every task.
+    try:
         return await coro
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise ProcessExit(type(error).__name__) from error

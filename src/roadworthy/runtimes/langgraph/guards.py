@@ -163,6 +163,7 @@ class _Watch:
             args=call["args"],
             effect=self._effects.get(call["name"]),
             task=str(where.get("checkpoint_ns", "")),
+            state=request.state,
         )
 
     def _note_unwritable(self, request: ToolCallRequest) -> None:

@@ -25,6 +25,7 @@ _KEEP = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 _LOAD = (
     "SELECT namespace, hash, occurrence, run_id, call, type, value FROM journal WHERE thread_id = ? ORDER BY occurrence"
 )
+_CALLS = "SELECT call FROM journal WHERE thread_id = ? AND run_id = ? ORDER BY occurrence"
 _FORGET_ROOT = "DELETE FROM journal WHERE thread_id = ? AND root_id < ?"
 _FORGET_GRAPH = "DELETE FROM journal WHERE thread_id = ? AND graph_ns = ? AND graph_id < ?"
 _CALL = tuple(field.name for field in fields(ModelCall))
@@ -67,6 +68,11 @@ def load_rows(connection: sqlite3.Connection, thread: str) -> Sequence[Row]:
         Row(namespace=namespace, hash=hash_, occurrence=n, run_id=run_id, call=_call_from(call), value=(kind, blob))
         for namespace, hash_, n, run_id, call, kind, blob in found
     ]
+
+
+def calls_of(connection: sqlite3.Connection, thread: str, run_id: str) -> Sequence[ModelCall]:
+    """The calls of one run of a thread that have their answers here."""
+    return [_call_from(text) for (text,) in connection.execute(_CALLS, (thread, run_id))]
 
 
 def forget_passed(connection: sqlite3.Connection, thread: str, namespace: str, checkpoint_id: str) -> None:

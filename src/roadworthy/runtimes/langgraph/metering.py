@@ -29,7 +29,7 @@ from roadworthy.runtimes.langgraph.journal import attempt_journal
 from roadworthy.runtimes.langgraph.journal_question import question_of
 from roadworthy.runtimes.langgraph.jsonable import clean_text
 from roadworthy.runtimes.langgraph.messages import text_of
-from roadworthy.runtimes.langgraph.model_cache import asks_cache
+from roadworthy.runtimes.langgraph.model_cache import asks_cache, hook_is_placed
 from roadworthy.runtimes.langgraph.model_calls import (
     OpenCall,
     Replay,
@@ -283,7 +283,8 @@ class ModelMeter(StreamMessagesHandler):
         # Which answer of several belongs to which call is not told.
         if journal is not None and said.get("batch_size", 1) == 1 and asks_cache():
             call.asked = journal.asked(question_of(prompt, serialized, params, metadata))
-            call.replay = None if call.asked is None else journal.find(call.asked)
+            if call.asked is not None and journal.has_answers and hook_is_placed():
+                call.replay = journal.find(call.asked)
         return call
 
     def _begin(self, call: OpenCall, *, batch_size: int) -> None:

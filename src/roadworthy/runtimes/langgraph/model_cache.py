@@ -129,6 +129,11 @@ def _has_no_own(model: object) -> bool:
     return cache is None or cache is True
 
 
+def hook_is_placed() -> bool:
+    """Whether an answer would get into the graph: the user may have set another cache meanwhile."""
+    return isinstance(get_llm_cache(), JournalCache)
+
+
 def _asking(prompt: str, llm_string: str) -> OpenCall | None:
     """The call that asks; None outside of an attempt."""
     call = asking_call()

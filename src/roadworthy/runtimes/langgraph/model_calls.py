@@ -15,7 +15,7 @@ from langchain_core.messages.ai import UsageMetadata, add_usage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langgraph.constants import TAG_NOSTREAM
 
-from roadworthy.domain.usage import ModelCall, Tokens
+from roadworthy.domain.usage import ModelCall, Tokens, tokens_of
 from roadworthy.ports.runtime import PlannedCall
 from roadworthy.runtimes.langgraph.anthropic_usage import hear_message_start, take_start
 from roadworthy.runtimes.langgraph.current import inside_tool
@@ -25,7 +25,6 @@ from roadworthy.runtimes.langgraph.tokens import (
     as_tokens,
     estimate,
     estimate_input,
-    estimate_output,
     is_contradictory,
     silent_chars,
     usage_of,
@@ -118,6 +117,7 @@ class OpenCall:
             outcome=outcome,
             started_at=self.started_at,
             finished_at=at,
+            message_id=self.message_id or "",
         )
 
     def completed(self, at: datetime) -> ModelCall:
@@ -137,7 +137,7 @@ class OpenCall:
         told = self.start if self.usage is None else as_tokens(self.usage)
         if told is None:
             return estimate(self.prompt, self.chars, self.tools), True
-        return replace(told, output=max(told.output, estimate_output(self.chars))), True
+        return replace(told, output=max(told.output, tokens_of(self.chars))), True
 
 
 _current: ContextVar[OpenCall | None] = ContextVar("roadworthy_model_call", default=None)

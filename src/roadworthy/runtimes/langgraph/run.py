@@ -5,7 +5,7 @@ an outbox: LangGraph's state updates through a stream sink, models and tools thr
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -47,7 +47,8 @@ from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 class Attempted:
     """What an attempt is about. ``agents``: all that are served. ``spending``: None when there can be no budget.
 
-    ``room``: where threads of all attempts wait for money. ``hook``: how answers from the journal get into the graph.
+    ``told``: messages that earlier attempts have shown. ``room``: where threads of all attempts wait for money.
+    ``hook``: how answers from the journal get into the graph.
     """
 
     run: Run
@@ -60,6 +61,7 @@ class Attempted:
     room: WaitingRoom
     hook: Hook
     spending: Spending | None = None
+    told: Collection[str] = ()
 
     @property
     def served(self) -> ServedGraph:
@@ -82,6 +84,7 @@ class GraphExecution:
         self._outbox = Outbox()
         self._stop = AttemptStop()
         self._meter = self._make_meter(attempted)
+        self._meter.streamed.update(attempted.told)
         run = attempted.run
         self._work = WorkTracker()
         key = thread_key(ThreadRef(owner=run.owner, thread_id=run.thread_id))
@@ -204,11 +207,13 @@ class GraphExecution:
             await self._journal.load()
         plan = await make_plan(about.run, about.served, about.saver, thread.config, latest)
         results = Results(about.served, await thread.answers_before(about.run, latest))
+        goes_on = latest is not None and latest.metadata.get("run_id") == about.run.run_id
+        sink = StateSink(self._outbox.put, results, self._meter.streamed, goes_on=goes_on)
         if isinstance(plan, Ended):
-            return self._ended(plan, results)
+            return self._ended(plan, results, sink)
         start = await self._repaired(plan, thread, latest, journal)
         with about.hook.placed(needed=self._journal.has_answers):
-            return await self._stream(start, results)
+            return await self._stream(start, results, sink)
 
     def _tool_journal(self, thread: ThreadHistory) -> ToolJournal:
         about, scope = self._about, self._scope
@@ -227,8 +232,8 @@ class GraphExecution:
         if run.rollback_of is not None and await saver.latest_run(key) != run.run_id:
             await saver.erase_run(key, run.rollback_of)
 
-    def _ended(self, plan: Ended, results: Results) -> Outcome:
-        results.state(plan.values)
+    def _ended(self, plan: Ended, results: Results, sink: StateSink) -> Outcome:
+        sink.state(((), "values", plan.values))
         if not plan.waiting:
             return results.completed()
         self._outbox.put(InterruptRaised(interrupts=interrupts_of(plan.interrupts)))
@@ -246,9 +251,8 @@ class GraphExecution:
         known = [*await journal.answers([id_ for id_, _ in missing]), *await thread.live_messages()]
         return Start(input=repaired_input(self._about.run.request.payload, channel, missing, known), takes_input=True)
 
-    async def _stream(self, plan: Start, results: Results) -> Outcome:
+    async def _stream(self, plan: Start, results: Results, sink: StateSink) -> Outcome:
         about, control = self._about, self._stop.control
-        sink = StateSink(self._outbox.put, results, self._meter.streamed)
         config = run_config(about.run, about.served, about.caps, sink, control)
         parts = about.served.graph.astream(
             plan.input,

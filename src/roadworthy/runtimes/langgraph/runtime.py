@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,13 +13,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from roadworthy.domain.agent import Agent
-from roadworthy.domain.errors import InvalidRequest, NotFound, StorageUnavailable
+from roadworthy.domain.errors import AgentFailed, InvalidRequest, NotFound, StorageUnavailable
 from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef, ThreadState
+from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
@@ -28,6 +30,7 @@ from roadworthy.runtimes.langgraph.exits import contained_tasks
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.guards import ToolGuard
 from roadworthy.runtimes.langgraph.inputs import check_context, check_state
+from roadworthy.runtimes.langgraph.journal_rows import calls_of
 from roadworthy.runtimes.langgraph.jsonable import to_json
 from roadworthy.runtimes.langgraph.keys import CHECKPOINTS_FILE, thread_key
 from roadworthy.runtimes.langgraph.messages import human_message, messages_in, to_message
@@ -37,7 +40,7 @@ from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
 from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope, open_store
 from roadworthy.runtimes.langgraph.store_items import STORE_FILE
-from roadworthy.runtimes.langgraph.survivors import message_ids_in
+from roadworthy.runtimes.langgraph.survivors import is_cut_off, texts_in
 from roadworthy.runtimes.langgraph.tool_rows import resolve_row, reviews_of
 from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 
@@ -84,7 +87,13 @@ class LangGraphRuntime:
 
     @asynccontextmanager
     async def execution(
-        self, run: Run, *, caps: Caps, first_on_thread: bool, spending: Spending | None = None
+        self,
+        run: Run,
+        *,
+        caps: Caps,
+        first_on_thread: bool,
+        spending: Spending | None = None,
+        told: Collection[str] = (),
     ) -> AsyncGenerator[Execution]:
         """See ``ports.runtime.AgentRuntime.execution``."""
         execution = GraphExecution(
@@ -99,6 +108,7 @@ class LangGraphRuntime:
                 room=self.room,
                 hook=self.hook,
                 spending=spending,
+                told=told,
             )
         )
         try:
@@ -112,14 +122,24 @@ class LangGraphRuntime:
             return None
         return await note_questions(self.saver, _key(run))
 
-    async def surviving(self, run: Run, message_ids: Collection[str]) -> Collection[str]:
+    async def surviving(self, run: Run, shown: Mapping[str, str]) -> Collection[str]:
         """See ``ports.runtime.AgentRuntime.surviving``."""
         served = self.served.get(run.agent)
         if served is None:
             return ()  # nothing will go on from the state, nor can it be read
         ref = ThreadRef(owner=run.owner, thread_id=run.thread_id)
         state = await served.graph.aget_state(state_config(ref), subgraphs=True)
-        return message_ids_in(state) & set(message_ids)
+        held = texts_in(state)
+        return [id_ for id_, text in shown.items() if id_ in held and not is_cut_off(text, held[id_])]
+
+    async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
+        """See ``ports.runtime.AgentRuntime.answered_calls``."""
+        key = _key(run)
+
+        def read_answered(connection: sqlite3.Connection) -> Sequence[ModelCall]:
+            return calls_of(connection, key, run.run_id)
+
+        return await self.saver.conn.transact(read_answered)
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""
@@ -130,9 +150,14 @@ class LangGraphRuntime:
         served = self.served.get(agent)
         if served is None:
             return ThreadState(messages=(), values=None)
-        state = await served.graph.aget_state(state_config(ref))
-        messages = messages_in(state.values, served.messages)
-        return ThreadState(messages=tuple(to_message(message) for message in messages), values=to_json(state.values))
+        try:
+            state = await served.graph.aget_state(state_config(ref))
+            messages = tuple(to_message(message) for message in messages_in(state.values, served.messages))
+            return ThreadState(messages=messages, values=to_json(state.values))
+        except StorageUnavailable:
+            raise
+        except Exception as error:  # foreign code: channels, reducers and types of the agent's own
+            raise AgentFailed(f"the thread's state cannot be read: {type(error).__name__}") from error
 
     async def open_reviews(self, ref: ThreadRef) -> Sequence[ToolReview]:
         """See ``ports.runtime.AgentRuntime.open_reviews``."""

@@ -19,13 +19,18 @@ _INTERRUPT = "__interrupt__"
 
 
 class StateSink:
-    """One attempt's ear. ``streamed``: ids of messages whose text was told already."""
+    """One attempt's ear. ``streamed``: ids of messages whose text was told already. ``goes_on``: the state that it
+    starts from is an earlier attempt's, which may have died before it told everything.
+    """
 
-    def __init__(self, emit: Callable[[RuntimeEvent], None], results: Results, streamed: set[str]) -> None:
+    def __init__(
+        self, emit: Callable[[RuntimeEvent], None], results: Results, streamed: set[str], *, goes_on: bool = False
+    ) -> None:
         self._emit = emit
         self._results = results
         self._streamed = streamed
         self._stepped = False
+        self._goes_on = goes_on
         self.interrupts: dict[str, GraphInterrupt] = {}
         self.paused = False
 
@@ -58,7 +63,7 @@ class StateSink:
             if not data:
                 return  # a graph whose state is one value has only its questions to show
         self._results.state(data)
-        if not self._stepped:
+        if not self._stepped and not self._goes_on:
             # The state as the run found or made it with its input: nobody says that now.
             self._results.know(data)
             return

@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-from roadworthy.domain.usage import Tokens
+from roadworthy.domain.usage import CHARS_PER_TOKEN, Tokens, tokens_of
 from roadworthy.runtimes.langgraph.messages import text_of
 
-_CHARS_PER_TOKEN = 4
 # Its role, and where it begins and ends.
 _TOKENS_PER_MESSAGE = 3
 # About what providers take for an image or a page; the length of its base64 text says nothing.
@@ -68,18 +67,13 @@ def is_contradictory(usage: UsageMetadata) -> bool:
 def estimate_input(prompt: Iterable[BaseMessage], tools: Iterable[object] = ()) -> int:
     """About how many tokens a prompt has, with the definitions of the tools that the model may call."""
     return sum(_message_tokens(message) for message in prompt) + sum(
-        _tokens_of(len(json.dumps(tool, default=repr))) for tool in tools
+        tokens_of(len(json.dumps(tool, default=repr))) for tool in tools
     )
 
 
 def estimate(prompt: Sequence[BaseMessage], output_chars: int, tools: Iterable[object] = ()) -> Tokens:
     """What a call has about cost: its prompt and the characters that came back."""
-    return Tokens(input=estimate_input(prompt, tools), output=estimate_output(output_chars))
-
-
-def estimate_output(chars: int) -> int:
-    """About how many tokens that many characters are."""
-    return _tokens_of(chars)
+    return Tokens(input=estimate_input(prompt, tools), output=tokens_of(output_chars))
 
 
 def answer_chars(message: BaseMessage) -> int:
@@ -118,7 +112,7 @@ def _message_tokens(message: BaseMessage) -> int:
     chars = _length(content)
     if isinstance(message, AIMessage):
         chars += sum(len(call["name"]) + len(json.dumps(call["args"], default=repr)) for call in message.tool_calls)
-    return _tokens_of(chars) + _TOKENS_PER_MESSAGE
+    return tokens_of(chars) + _TOKENS_PER_MESSAGE
 
 
 def _length(value: object) -> int:
@@ -130,12 +124,8 @@ def _length(value: object) -> int:
     if not isinstance(value, dict) or value.get("type") in _CALLS:
         return 0
     if value.get("type") in _ATTACHMENTS:
-        return _TOKENS_PER_ATTACHMENT * _CHARS_PER_TOKEN
+        return _TOKENS_PER_ATTACHMENT * CHARS_PER_TOKEN
     return sum(_length(part) for key, part in value.items() if key not in _UNCOUNTED)
-
-
-def _tokens_of(chars: int) -> int:
-    return -(-chars // _CHARS_PER_TOKEN)
 
 
 def _tiered(details: Mapping[str, object], name: str) -> int:

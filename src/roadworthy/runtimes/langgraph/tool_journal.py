@@ -8,13 +8,13 @@ noted before it begins.
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import get_ident
 from typing import Any, NoReturn, TypeVar
 
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from roadworthy.domain.errors import AgentFailed, NeedsReview, StorageUnavailable
@@ -33,8 +33,10 @@ from roadworthy.runtimes.langgraph.tool_rows import (
     ToolRow,
     find_row,
     leave_behind,
+    lost_rows,
     put_in_review,
     put_row,
+    take_over,
     withdraw_row,
 )
 
@@ -81,7 +83,8 @@ class ToolJournal:
         self._loop = asyncio.get_running_loop()
         self._thread_of_loop = get_ident()
         self._tasks: dict[str, str] = {}
-        self._fresh = run.request.kind is InputKind.INPUT and run.attempt == 1
+        # Nothing of the run's own work can have been lost yet.
+        self.fresh = run.request.kind is InputKind.INPUT and run.attempt == 1
         self._swept = run.request.kind is not InputKind.INPUT
 
     def key(self, call_id: str) -> str:
@@ -113,7 +116,7 @@ class ToolJournal:
         """Whether the call can have been executed before. A model that uses an id in two tasks means two calls."""
         before = self._tasks.get(call_id)
         self._tasks[call_id] = task
-        return before == task if before is not None else not self._fresh
+        return before == task if before is not None else not self.fresh
 
     async def transact(self, work: Callable[[sqlite3.Connection], Found], *, write: bool) -> Found:
         """Do ``work`` in one transaction. The first write also clears away what earlier runs have left.
@@ -145,11 +148,20 @@ class JournalledCall:
     """One execution of one tool call. Made in the task that calls the tool."""
 
     def __init__(
-        self, journal: ToolJournal, *, call_id: str, name: str, args: object, effect: ToolEffect | None, task: str
+        self,
+        journal: ToolJournal,
+        *,
+        call_id: str,
+        name: str,
+        args: object,
+        effect: ToolEffect | None,
+        task: str,
+        state: object,
     ) -> None:
         self.once = effect is ToolEffect.ONCE
         self.journal = journal
         self._task = task
+        self._state = state
         self._place = find_place(journal.watch) if self.once else None
         self._row = ToolRow(
             thread_key=journal.thread,
@@ -175,7 +187,7 @@ class JournalledCall:
         if before is None:
             return None
         if before.state in _IN_DOUBT:
-            await self.park()
+            await self.park(before.tool_call_id)
         result = result_of(self.journal.serde, before)
         if result is None:
             if self.once:
@@ -203,8 +215,8 @@ class JournalledCall:
         row = self._row
         await self.journal.transact(lambda found: withdraw_row(found, row.thread_key, row.tool_call_id), write=True)
 
-    async def park(self) -> NoReturn:
-        """End the attempt, because nobody knows what came of the call.
+    async def park(self, call_id: str | None = None) -> NoReturn:
+        """End the attempt, because nobody knows what came of the call, or of the one that it repeats under a new id.
 
         Raises:
             AttemptStopped: always. LeaseLost, StorageUnavailable: as ``ToolJournal.transact``.
@@ -212,7 +224,7 @@ class JournalledCall:
         row, run = self._row, self.journal.run
 
         def review(found: sqlite3.Connection) -> None:
-            put_in_review(found, row.thread_key, row.tool_call_id, run_id=run.run_id, attempt=run.attempt)
+            put_in_review(found, row.thread_key, call_id or row.tool_call_id, run_id=run.run_id, attempt=run.attempt)
 
         await self.journal.transact(review, write=True)
         self.journal.stop.trip(
@@ -246,8 +258,32 @@ class JournalledCall:
             for place in () if self._place is None else self._place.stands_on:
                 if found.execute(_SAVED, (row.thread_key, *place)).fetchone() is None:
                     return False, None
+            if not self.journal.fresh and (lost := self._lost(found)) is not None:
+                return True, lost
             put_row(found, row)
         return True, None
+
+    def _lost(self, found: sqlite3.Connection) -> ToolRow | None:
+        """The call that this one may repeat under another id, because the model's answer was lost with its state."""
+        asked, answered = _calls_in(self._state)
+        row, goes_on = self._row, self.journal.run.request.kind is not InputKind.INPUT
+        for before in lost_rows(found, row, goes_on=goes_on):
+            if before.tool_call_id in answered:
+                continue
+            if before.state in _IN_DOUBT:
+                return before
+            if row.tool_call_id in asked and before.tool_call_id not in asked and before.args == row.args:
+                return take_over(found, before, row)
+        return None
+
+
+def _calls_in(state: object) -> tuple[set[str], set[str]]:
+    """The ids of the calls that the messages of a ToolNode's state ask for, and of those that they answer."""
+    fields = state if isinstance(state, Mapping) else {"": state} if isinstance(state, list) else vars(state)
+    values: list[object] = list(fields.values())
+    messages = [one for value in values if isinstance(value, list) for one in value]
+    asked = {str(call["id"]) for one in messages if isinstance(one, AIMessage) for call in one.tool_calls}
+    return asked, {one.tool_call_id for one in messages if isinstance(one, ToolMessage)}
 
 
 def _same(before: ToolRow, now: ToolRow) -> bool:

@@ -7,7 +7,7 @@ attempt, ``runtime`` and the CLI's ``runs resolve`` for reviews. Nothing here ne
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -39,6 +39,16 @@ _COLUMNS = (
 )
 _PUT = f"INSERT OR REPLACE INTO tool_calls ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 -- constants
 _FIND = f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND tool_call_id = ?"  # noqa: S608 -- constants
+# Oldest first, as they were called. A run that goes on has its reviews, and what a human said to them, from others.
+_LOST = (
+    f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = :thread AND name = :name "  # noqa: S608 -- constants
+    "AND NOT (run_id = :run AND attempt = :attempt) AND (state = 'started' "
+    "OR (state IN ('review', 'resolved') AND (:goes_on OR run_id = :run))) ORDER BY started_at, tool_call_id"
+)
+_RENAME = (
+    "UPDATE OR REPLACE tool_calls SET tool_call_id = ?, run_id = ?, attempt = ? "
+    "WHERE thread_key = ? AND tool_call_id = ?"
+)
 _WITHDRAW = "DELETE FROM tool_calls WHERE thread_key = ? AND tool_call_id = ? AND state = 'started'"
 _LEAVE = "DELETE FROM tool_calls WHERE thread_key = ? AND run_id != ? AND state != 'review'"
 _REVIEW = (
@@ -106,6 +116,22 @@ def find_row(connection: sqlite3.Connection, thread_key: str, tool_call_id: str)
     """What is known of a call."""
     values = connection.execute(_FIND, (thread_key, tool_call_id)).fetchone()
     return None if values is None else _row(values)
+
+
+def lost_rows(connection: sqlite3.Connection, now: ToolRow, *, goes_on: bool) -> Sequence[ToolRow]:
+    """Calls of the tool of ``now`` that other attempts have begun, and that a human was or will be asked about.
+
+    ``goes_on``: the run has no input of its own, so that what stopped another run may be about the same step.
+    """
+    who = {"thread": now.thread_key, "name": now.name, "run": now.run_id, "attempt": now.attempt, "goes_on": goes_on}
+    return [_row(values) for values in connection.execute(_LOST, who)]
+
+
+def take_over(connection: sqlite3.Connection, before: ToolRow, now: ToolRow) -> ToolRow:
+    """What is known of the call ``before`` is known of ``now`` instead, which is the same call under another id."""
+    new = (now.tool_call_id, now.run_id, now.attempt)
+    connection.execute(_RENAME, (*new, before.thread_key, before.tool_call_id))
+    return replace(before, tool_call_id=now.tool_call_id, run_id=now.run_id, attempt=now.attempt)
 
 
 def withdraw_row(connection: sqlite3.Connection, thread_key: str, tool_call_id: str) -> None:
