@@ -130,19 +130,9 @@ async def _erase(settings: "Settings", owner: Owner) -> "Erased":
 @asynccontextmanager
 async def _runtime(settings: "Settings", folder: "DataFolder") -> "AsyncGenerator[AgentRuntime]":
     """The agents' own files, without the agents."""
-    from roadworthy.runtimes.langgraph.runtime import open_runtime
-    from roadworthy.telemetry.clock import SystemClock
+    from roadworthy.bootstrap import Project, open_project_runtime
 
-    async with open_runtime(
-        (),
-        folder=folder.path,
-        tool_timeout=settings.tool_timeout,
-        tool_output_max=settings.tool_output_max,
-        store_scope=settings.store_scope,
-        store_index=None,
-        extra_types=(),
-        clock=SystemClock(),
-    ) as runtime:
+    async with open_project_runtime(settings, Project(agents=()), folder) as runtime:
         yield runtime
 
 

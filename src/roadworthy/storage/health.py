@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.storage import statements as sql
-from roadworthy.storage.schema import REVISIONS
+from roadworthy.storage.schema import revision_problem
 from roadworthy.storage.transaction import Database, Transaction
 
 _PATIENCE = timedelta(seconds=2)
@@ -14,7 +14,7 @@ _PATIENCE = timedelta(seconds=2)
 async def database_problem(database: Database) -> str | None:
     """None when a transaction can begin and end within 2 s, on a schema that this code knows; else what is wrong.
 
-    A newer replica migrates the database under the older ones, which then are to be replaced.
+    A newer replica may have migrated the database under this one: see ``schema.revision_problem``.
     """
     try:
         async with asyncio.timeout(_PATIENCE.total_seconds()):
@@ -23,12 +23,10 @@ async def database_problem(database: Database) -> str | None:
         return error.message
     except TimeoutError:
         return f"the database did not answer within {_PATIENCE.total_seconds():g} s"
-    if revision not in REVISIONS:
-        return f"the database has the schema {revision}, which this version does not know: a newer one has used it"
-    return None
+    return "the database is empty" if revision is None else revision_problem(revision, "the database")
 
 
-def _revision(tx: Transaction) -> str:
+def _revision(tx: Transaction) -> str | None:
     # In a transaction that writes: it takes the lock and commits.
     row = tx.one(sql.SCHEMA_REVISION)
-    return "of no version" if row is None else str(row[0])
+    return None if row is None else str(row[0])

@@ -11,7 +11,7 @@ from roadworthy.ports.clock import Clock
 from roadworthy.storage import statements as sql
 from roadworthy.storage.audit import Note
 from roadworthy.storage.key_policies import hand_on
-from roadworthy.storage.locks import POLICIES
+from roadworthy.storage.locks import FIRST_KEY, POLICIES
 from roadworthy.storage.rows import key_from, key_params, micros, micros_or_none
 from roadworthy.storage.transaction import Database, Row, Transaction
 
@@ -39,6 +39,16 @@ class SqlKeyStore:
         note = Note(actor, self._clock.now())
 
         return await self._database.write(lambda tx: _insert(tx, note, key))
+
+    async def insert_first(self, key: ApiKey, actor: Actor) -> bool:
+        """See the port. In the audit log it is ``key.create``."""
+        note = Note(actor, self._clock.now())
+
+        def unit(tx: Transaction) -> bool:
+            tx.lock(FIRST_KEY)
+            return tx.one(sql.ANY_KEY) is None and _insert(tx, note, key)
+
+        return await self._database.write(unit)
 
     async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
         """See the port."""

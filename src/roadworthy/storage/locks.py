@@ -5,6 +5,8 @@ in which order they are taken: ``docs/adr/0017-on-postgres-units-lock-what-they-
 from roadworthy.domain.ids import TenantId
 from roadworthy.domain.rate_limit import AppliedLimit
 
+# Whoever makes the first admin key, which is made only once.
+FIRST_KEY = "first key"
 # Whoever changes budgets or rate limits, so that the audit log says what was there before.
 POLICIES = "policies"
 # Whoever deletes rows in portions: a portion that is not full must mean that nothing is left.

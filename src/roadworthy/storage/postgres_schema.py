@@ -1,7 +1,7 @@
 """Whether a Postgres database has the schema that this code knows, and how it gets it. The same revisions as
 ``schema.py``, which does this for SQLite.
 
-Called by ``bootstrap.py`` and the CLI before ``postgres.py`` opens the database.
+Called by ``database.py`` before ``postgres.py`` opens the database.
 """
 
 from contextlib import closing
@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
-from psycopg import conninfo
 
 from roadworthy.storage.postgres_connection import Timeouts, connect, is_defect, lock_number, translated
 from roadworthy.storage.schema import REVISIONS, alembic_config
@@ -24,7 +23,7 @@ _MIGRATION = lock_number("migration")
 def migrate(url: str) -> None:
     """Bring a database to the latest revision. All or nothing, and safe beside replicas that do the same.
 
-    The caller has asked ``schema_problem`` first.
+    The caller has asked ``schema.revision_problem`` first.
 
     Raises:
         StorageUnavailable, StorageFull: the database does not answer, or somebody keeps its tables locked.
@@ -38,26 +37,21 @@ def migrate(url: str) -> None:
         raise translated(error) from error
 
 
-def schema_problem(url: str) -> str | None:
-    """None when this code can use the database, if need be after ``migrate``; else what is wrong, for an operator.
+def revision(url: str) -> str | None:
+    """The database's revision; None when it is empty.
 
     Raises:
         StorageUnavailable: the database does not answer.
     """
     try:
-        revision = _revision(url)
+        return _revision(url)
     except psycopg.Error as error:
         if is_defect(error):
             raise
         raise translated(error) from error
-    if revision is None or revision in REVISIONS:
-        return None
-    name = conninfo.conninfo_to_dict(url).get("dbname") or "the database"
-    return f"{name} has the schema {revision}, which this version does not know: a newer one has used it"
 
 
 def _revision(url: str) -> str | None:
-    """The database's revision; None when it is empty."""
     with closing(connect(url, Timeouts())) as connection:
         known = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if known and known[0] else None

@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.storage.health import database_problem
 from roadworthy.storage.postgres import open_postgres
-from roadworthy.storage.postgres_schema import migrate, schema_problem
+from roadworthy.storage.postgres_schema import migrate, revision
 from roadworthy.storage.schema import REVISIONS
 from roadworthy.storage.tables import metadata
 from tests.support.postgres import PostgresServer, name_of
@@ -67,37 +67,40 @@ def test_the_ledger_and_the_audit_log_only_grow(url: str, table: str, change: st
 
 
 def test_replicas_may_migrate_one_new_database_at_once(empty: str) -> None:
-    assert schema_problem(empty) is None
+    assert revision(empty) is None
     code = "import sys; from roadworthy.storage.postgres_schema import migrate; migrate(sys.argv[1])"
     processes = [subprocess.Popen([sys.executable, "-c", code, empty]) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
-    assert schema_problem(empty) is None
+    assert revision(empty) == REVISIONS[-1]
     migrate(empty)
     with psycopg.connect(empty) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISIONS[-1],)]
 
 
-async def test_a_newer_schema_is_named_at_the_start_and_by_a_replica_that_runs(url: str) -> None:
+async def test_a_replica_that_runs_names_a_newer_schema_but_not_one_that_only_adds(url: str) -> None:
     async with open_postgres(url) as database:
         assert await database_problem(database) is None
         with psycopg.connect(url) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = %s", (f"9999_since_{REVISIONS[-1]}",))
+        assert await database_problem(database) is None
+        with psycopg.connect(url) as connection:
             connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        for problem in (schema_problem(url), await database_problem(database)):
-            assert problem is not None
-            assert "9999" in problem
+        problem = await database_problem(database)
+        assert problem is not None
+        assert "9999" in problem
 
 
 def test_a_server_that_does_not_answer_is_unavailable(server: PostgresServer) -> None:
     nobody = f"postgresql://postgres@/nothing?host={server.folder / 'nowhere'}"
-    for ask in (schema_problem, migrate):
+    for ask in (revision, migrate):
         with pytest.raises(StorageUnavailable):
             ask(nobody)
 
 
 def test_a_migrated_database_costs_no_alembic(migrated_url: str) -> None:
     code = (
-        "import sys; from roadworthy.storage.postgres_schema import migrate, schema_problem;"
-        "assert schema_problem(sys.argv[1]) is None; migrate(sys.argv[1]); print('alembic' in sys.modules)"
+        "import sys; from roadworthy.storage.postgres_schema import migrate, revision;"
+        "assert revision(sys.argv[1]) is not None; migrate(sys.argv[1]); print('alembic' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code, migrated_url], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
@@ -116,7 +119,7 @@ def test_a_migration_waits_for_another_that_is_under_way(empty: str) -> None:
             waiting = _scalar(other, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
         other.rollback()
         assert process.wait(60) == 0
-    assert schema_problem(empty) is None
+    assert revision(empty) == REVISIONS[-1]
 
 
 def _scalar(connection: "psycopg.Connection[tuple[object, ...]]", query: str) -> int:
