@@ -199,7 +199,7 @@ class Keys:
             raise ConfigError(f"the admin key given {problem}: give another one, or none")
 
     async def first_admin(self) -> NewKey | None:
-        """An admin key when there is no key at all yet, else None. Of several servers that start at once, one gets it."""
+        """An admin key when there is no key at all yet, else None. Of servers that start at once, one gets it."""
         if await self._store.any():
             return None
         admin = Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER)

@@ -137,9 +137,8 @@ def books(database: Database) -> Books:
 
 def attempts(database: Database) -> Mapping[str, int]:
     """The attempt that the table has of each call, by its id."""
-    assert isinstance(database, SqliteDatabase)
-    connection = database._here.connection  # pyright: ignore[reportPrivateUsage]
-    return dict(connection.execute(str(sa.select(model_calls.c.call_id, model_calls.c.attempt))).fetchall())
+    (calls,) = look(database, sa.select(model_calls.c.call_id, model_calls.c.attempt))
+    return {call_id: attempt for call_id, attempt in calls}  # noqa: C416 -- rows are no pairs to the type checker
 
 
 def sums(balance: BudgetBalance) -> tuple[int, int]:
