@@ -97,6 +97,8 @@ async def test_a_killed_servers_run_goes_on_at_the_next_start_and_its_stream_wit
                 if frame["type"] == "tool_call":
                     break
             await rig.effect("slow_note", phase="begin")
+            # The call's charge is on its way beside the tool.
+            await rig.until(lambda: bool(server.rows("SELECT 1 FROM model_calls")))
             await server.kill()
         rig.open_gate("a")
         await server.start()
