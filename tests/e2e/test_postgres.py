@@ -45,6 +45,8 @@ async def test_a_server_on_an_empty_database_answers_once_it_is_migrated(tmp_pat
     assert (code, out) == (2, "")
     assert f"{name_of(url)} at " in err
     assert "is empty: run `roadworthy migrate`, or let ROADWORTHY_AUTO_MIGRATE=true do it" in err
+    code, out, err = await run(tmp_path, "doctor", TARGET, env=env)
+    assert (code, "run `roadworthy migrate`" in out) == (1, True)
     code, out, err = await run(tmp_path, "migrate", env=env)
     assert (code, err) == (0, "")
     assert f"went from nothing to the schema {REVISIONS[-1]}" in out
@@ -113,6 +115,9 @@ async def test_the_command_line_works_beside_a_server(tmp_path: Path, url: str) 
         assert "key.create" in await cli("audit")
         assert '"thread_id":"t"' in (await cli("users", "export", "ann")).replace(" ", "")
         assert "verdict: ok" in await cli("doctor", TARGET)
+        code, out, err = await run(tmp_path, "users", "erase", "ann", "--yes", env=env)
+        assert (code, out) == (2, "")
+        assert "/admin/users/ann" in err
 
 
 async def test_an_older_version_goes_on_while_a_later_one_adds_to_the_schema(tmp_path: Path, url: str) -> None:

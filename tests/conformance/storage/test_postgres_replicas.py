@@ -22,12 +22,12 @@ from roadworthy.ports.queue import IdempotencyRecord
 from roadworthy.storage.audit import SqlAuditLog
 from roadworthy.storage.keys import SqlKeyStore
 from roadworthy.storage.ledger import SqlLedger
-from roadworthy.storage.locks import REMOVAL
+from roadworthy.storage.locks import FIRST_KEY, REMOVAL
 from roadworthy.storage.policies import SqlPolicyStore
 from roadworthy.storage.postgres import PostgresDatabase, open_postgres
 from roadworthy.storage.postgres_connection import lock_number
 from roadworthy.storage.queue import SqlRunQueue
-from roadworthy.storage.tables import events, runs
+from roadworthy.storage.tables import api_keys, events, runs
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Row
 from tests.conformance.storage.backends import Templates, look, register, url_of
@@ -239,6 +239,22 @@ async def test_a_call_is_charged_once_whoever_settles_it(replicas: Sequence[Repl
             group.create_task(replicas[1].ledger.append(run, [call()], charges))
     now = books(replicas[0].database)
     assert (now.cost, now.spent, now.reserved, now.open) == (200, {"budget": 200}, {"budget": 0}, {})
+
+
+async def test_of_two_that_start_at_once_one_makes_the_first_key(
+    replicas: Sequence[Replica], beside: "psycopg.Connection[Row]"
+) -> None:
+    beside.execute("SELECT pg_advisory_xact_lock(%s)", (lock_number(FIRST_KEY),))
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        made = [
+            group.create_task(SqlKeyStore(one.database, one.clock).insert_first(key(one.name), OPERATOR))
+            for one in replicas
+        ]
+        await asyncio.to_thread(until_waiting, beside, len(replicas))
+        beside.rollback()
+    assert sorted(task.result() for task in made) == [False, True]
+    (rows,) = look(replicas[0].database, sa.select(api_keys.c.key_id))
+    assert len(rows) == 1
 
 
 async def test_a_key_that_two_revoke_at_once_is_revoked_once_on_record(
