@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from roadworthy.domain.errors import ConfigError, StorageUnavailable
+from roadworthy.database import open_database
+from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.heartbeat import Watchdog
@@ -21,7 +22,6 @@ from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.identity.tokens import open_tokens
 from roadworthy.ports.identity import TokenVerifier
 from roadworthy.ports.runtime import AgentRuntime, Caps
-from roadworthy.ports.store import KeyStore
 from roadworthy.ports.telemetry import Telemetry
 from roadworthy.pricing.book import open_price_book
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
@@ -55,13 +55,12 @@ from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.rates import MemoryRateCounters
 from roadworthy.storage.retention import SqlRetention
 from roadworthy.storage.runs import SqlRunStore
-from roadworthy.storage.schema import migrate, schema_problem
-from roadworthy.storage.sqlite import SqliteDatabase, open_sqlite
 from roadworthy.storage.threads import SqlThreadStore
+from roadworthy.storage.transaction import Database
 from roadworthy.storage.users import SqlUserRecords
 from roadworthy.telemetry.clock import SystemClock
 
-__all__ = ["Container", "EngineStuck", "Project", "bootstrap", "builtin_agents", "open_keys"]
+__all__ = ["Container", "EngineStuck", "Project", "bootstrap", "open_project_runtime"]
 
 # Threads for sync nodes and tools: a slot may use several at once, and one that hangs must not starve the others.
 _THREADS_PER_SLOT = 4
@@ -96,7 +95,7 @@ class Container:
     readiness: Readiness
     worker: Worker
     runtime: AgentRuntime
-    database: SqliteDatabase
+    database: Database
     agent_names: Sequence[AgentName]
     first_key: NewKey | None
 
@@ -107,7 +106,7 @@ class Container:
 
 @asynccontextmanager
 async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) -> AsyncGenerator[Container]:
-    """A running engine on the data folder of ``settings``. Interrupted runs are back in line when it is yielded.
+    """A running engine on the database of ``settings``. Interrupted runs are back in line when it is yielded.
 
     Raises:
         ConfigError: the data folder, the schema or the admin key is not usable.
@@ -116,16 +115,14 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
     """
     folder = open_folder(settings.data_dir)
     async with AsyncExitStack() as stack:
-        stack.enter_context(folder.locked())
-        # Apart, because a locked file is waited for, and the process must stay alive and stoppable.
-        await asyncio.to_thread(_prepare_schema, folder)
-        database = await stack.enter_async_context(open_sqlite(folder.database))
-        policies = SqlPolicyStore(database, SystemClock())
-        keys = open_keys(SqlKeyStore(database, SystemClock(), policies.forget), settings, folder)
+        database = await stack.enter_async_context(open_database(settings, folder, owned=True))
+        clock = SystemClock()
+        policies = SqlPolicyStore(database, clock)
+        keys = Keys(SqlKeyStore(database, clock, policies.forget), clock, settings.pepper(folder.pepper))
         tokens = await stack.enter_async_context(_open_tokens(settings))
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
-        runtime = await stack.enter_async_context(_open_runtime(settings, project, folder))
+        runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder))
         around = await _surroundings(stack, settings, database, policies, runtime, telemetry)
         worker = Worker(
             around,
@@ -156,61 +153,11 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
             yield _container(settings, database, around, worker, Identity(keys, tokens), keys, threads, first_key)
 
 
-def open_keys(store: KeyStore, settings: Settings, folder: DataFolder) -> Keys:
-    """The key service with the pepper that the settings or the data folder hold.
-
-    Raises:
-        ConfigError: the pepper's file is not usable.
-    """
-    return Keys(store, SystemClock(), settings.pepper(folder.pepper))
-
-
-def builtin_agents(settings: Settings) -> Sequence[LoadedAgent]:
-    """``demo``, and ``assistant`` in front of it when a model is configured.
-
-    Raises:
-        ConfigError: the assistant cannot be built from the settings.
-    """
-    # Only what is served is imported: the assistant alone costs seconds.
-    from roadworthy.agents import demo
-
-    agents = [LoadedAgent(name=AgentName("demo"), graph=demo.build(), description="Answers questions about Roadworthy")]
-    if settings.model or settings.anthropic_api_key:
-        agents.insert(0, _assistant(settings))
-    return agents
-
-
-def _assistant(settings: Settings) -> LoadedAgent:
-    from roadworthy.agents import assistant
-    from roadworthy.agents.models import DEFAULT_MODEL
-
-    config = assistant.AssistantConfig(
-        model=settings.model or DEFAULT_MODEL,
-        base_url=settings.model_base_url,
-        fallback_model=settings.fallback_model,
-        summary_model=settings.summary_model,
-        summarize_after_tokens=settings.summarize_after_tokens,
-        cheap_model=settings.cheap_model,
-        cheap_below_chars=settings.cheap_below_chars,
-        max_model_calls=settings.assistant_max_model_calls,
-        tavily=settings.tavily_api_key is not None,
-    )
-    try:
-        graph = assistant.build(config)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"the built-in assistant cannot be built for {config.model}: {error}") from error
-    return LoadedAgent(name=AgentName("assistant"), graph=graph, description="A helpful assistant")
-
-
-def _prepare_schema(folder: DataFolder) -> None:
-    problem = schema_problem(folder.database)
-    if problem is not None:
-        raise ConfigError(problem)
-    migrate(folder.database)
-
-
 @asynccontextmanager
-async def _open_runtime(settings: Settings, project: Project, folder: DataFolder) -> AsyncGenerator[AgentRuntime]:
+async def open_project_runtime(
+    settings: Settings, project: Project, folder: DataFolder
+) -> AsyncGenerator[AgentRuntime]:
+    """The agents with their checkpoints and their store, which are files of the data folder on either database."""
     async with open_runtime(
         project.agents,
         folder=folder.path,
@@ -227,7 +174,7 @@ async def _open_runtime(settings: Settings, project: Project, folder: DataFolder
 async def _surroundings(
     stack: AsyncExitStack,
     settings: Settings,
-    database: SqliteDatabase,
+    database: Database,
     policies: SqlPolicyStore,
     runtime: AgentRuntime,
     telemetry: Telemetry,
@@ -298,7 +245,7 @@ async def _note_key_uses(keys: Keys) -> None:
             await keys.note_uses()
 
 
-def _retention(settings: Settings, database: SqliteDatabase, around: Surroundings, threads: Threads) -> Retention:
+def _retention(settings: Settings, database: Database, around: Surroundings, threads: Threads) -> Retention:
     return Retention(
         store=SqlRetention(database),
         queue=around.queue,
@@ -322,7 +269,7 @@ def _days(days: int | None) -> timedelta | None:
 
 def _container(
     settings: Settings,
-    database: SqliteDatabase,
+    database: Database,
     around: Surroundings,
     worker: Worker,
     identity: Identity,
@@ -367,7 +314,7 @@ def _container(
     )
 
 
-def _exports(database: SqliteDatabase, around: Surroundings, keys: Keys) -> UserExports:
+def _exports(database: Database, around: Surroundings, keys: Keys) -> UserExports:
     return UserExports(
         records=SqlUserRecords(database, around.clock),
         threads=SqlThreadStore(database),
@@ -379,9 +326,7 @@ def _exports(database: SqliteDatabase, around: Surroundings, keys: Keys) -> User
     )
 
 
-def _erasures(
-    database: SqliteDatabase, around: Surroundings, worker: Worker, keys: Keys, threads: Threads
-) -> UserErasures:
+def _erasures(database: Database, around: Surroundings, worker: Worker, keys: Keys, threads: Threads) -> UserErasures:
     return UserErasures(
         records=SqlUserRecords(database, around.clock),
         stored=SqlThreadStore(database),
@@ -393,5 +338,5 @@ def _erasures(
     )
 
 
-def _probes(database: SqliteDatabase, runtime: AgentRuntime) -> Mapping[str, Probe]:
+def _probes(database: Database, runtime: AgentRuntime) -> Mapping[str, Probe]:
     return {"database": lambda: database_problem(database), "checkpoints": runtime.ready}

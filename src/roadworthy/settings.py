@@ -5,16 +5,18 @@ form; everything else is ``ROADWORTHY_…``.
 """
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _YEAR_SECONDS = 31_536_000
+_POSTGRES = ("postgresql://", "postgres://")
 _JWT_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
 
 
@@ -54,6 +56,16 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     data_dir: Path = Field(default=Path(".roadworthy"), description="Folder of the databases and the key pepper.")
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Postgres in place of SQLite: `postgresql://user:password@host:5432/database`. Needs the extra "
+        "`cluster` and `ROADWORTHY_KEY_PEPPER`.",
+    )
+    auto_migrate: bool = Field(
+        default=False,
+        description="Whether a start on Postgres brings the schema up to date by itself, as it always does on SQLite; "
+        "else `roadworthy migrate` does it.",
+    )
     api_version: str = Field(
         default="v1",
         validation_alias=AliasChoices("API_VERSION", "api_version"),
@@ -148,7 +160,8 @@ class Settings(BaseSettings):
     key_pepper: SecretStr | None = Field(
         default=None,
         min_length=16,
-        description="Secret mixed into key digests; default: a file with mode 0600 in the data folder.",
+        description="Secret mixed into key digests; default: a file with mode 0600 in the data folder. Required on "
+        "Postgres, where every server must have the same.",
     )
     jwt_issuer: str | None = Field(
         default=None,
@@ -257,12 +270,13 @@ class Settings(BaseSettings):
     )
 
     def secrets(self) -> tuple[str, ...]:
-        """The secret values that are set, for the log's redaction."""
-        return tuple(
+        """The secret values that are set, for the log's redaction; of an address its password too."""
+        values = [
             value.get_secret_value()
             for name in type(self).model_fields
             if isinstance(value := getattr(self, name), SecretStr)
-        )
+        ]
+        return (*values, *(_passwords(self.database_url.get_secret_value()) if self.database_url else ()))
 
     def pepper(self, otherwise: Callable[[], bytes]) -> bytes:
         """The secret that is mixed into key digests: the given one, else what ``otherwise`` finds or makes."""
@@ -273,6 +287,16 @@ class Settings(BaseSettings):
     def _host_is_given(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("must not be empty")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        # The value is not quoted: what is no address may be a password in the wrong place.
+        if value is not None and not value.get_secret_value().startswith(_POSTGRES):
+            raise ValueError(
+                "must begin with postgresql:// or postgres://, without the name of a driver such as +asyncpg"
+            )
         return value
 
     @field_validator("time_zone")
@@ -305,6 +329,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _postgres_needs_a_pepper(self) -> "Settings":
+        if self.database_url is not None and self.key_pepper is None:
+            raise ValueError(
+                "ROADWORTHY_DATABASE_URL needs ROADWORTHY_KEY_PEPPER: 16 characters or more, the same for every server "
+                "on this database, because what one of them keeps in a file opens no key at another"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_auth_needs_loopback(self) -> "Settings":
         if not self.auth and not is_loopback(self.host):
             raise ValueError(
@@ -321,3 +354,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _passwords(url: str) -> Iterable[str]:
+    """What must not be shown of an address, also by itself: its password as it is written, and what that means."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return
+    password = parts.netloc.rpartition("@")[0].partition(":")[2]
+    for text in (password, unquote(password), *parse_qs(parts.query).get("password", ())):
+        if text:
+            yield text

@@ -20,6 +20,7 @@ OWNED = (Owner, ThreadRef, Run, TenantId, TenantId | None)
 WITHOUT_A_TENANT = {
     "KeyStore.find": KeyId,
     "KeyStore.insert": ApiKey,
+    "KeyStore.insert_first": ApiKey,
     "KeyStore.any": None,
     "ThreadStore.unfinished_erasures": None,
     "Ledger.sweep": datetime,

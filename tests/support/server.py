@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import httpx
+import psycopg
+from psycopg.rows import dict_row
 
 COMMAND = Path(sys.executable).parent / "roadworthy"
 ADMIN_KEY = "rw_live_" + "testadminkey" * 3
@@ -154,7 +156,10 @@ class ServerProcess:
         return out.strip()
 
     def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
-        """What a query finds in the server's tables."""
+        """What a query finds in the server's tables. ``?`` is a parameter on either database."""
+        if url := self.env.get("ROADWORTHY_DATABASE_URL"):
+            with psycopg.connect(url) as beside, beside.cursor(row_factory=dict_row) as cursor:
+                return cursor.execute(sql.replace("%", "%%").replace("?", "%s").encode(), parameters).fetchall()
         with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10) as connection:
             connection.row_factory = sqlite3.Row
             found = [dict(row) for row in connection.execute(sql, parameters)]

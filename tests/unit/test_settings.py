@@ -101,3 +101,43 @@ def test_any_other_address_may_not(host: str) -> None:
     assert not is_loopback(host)
     with pytest.raises(ValidationError, match="loopback"):
         Settings(host=host, auth=False)
+
+
+PEPPER = "the-pepper-of-the-test"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://h/d", "postgres://u:p@h:5432/d?sslmode=require", "postgresql:///d?host=/s"]
+)
+def test_a_database_is_postgres(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    settings = _settings(monkeypatch, ROADWORTHY_DATABASE_URL=url, ROADWORTHY_KEY_PEPPER=PEPPER)
+    assert settings.database_url == SecretStr(url)
+    assert settings.auto_migrate is False
+
+
+@pytest.mark.parametrize("url", ["mysql://h/d", "postgresql+psycopg://h/d", "sqlite:///d", "host=h dbname=d"])
+def test_no_other_database_is_accepted(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    with pytest.raises(ValidationError, match="must begin with postgresql:// or postgres://"):
+        _settings(monkeypatch, ROADWORTHY_DATABASE_URL=url, ROADWORTHY_KEY_PEPPER=PEPPER)
+
+
+def test_postgres_needs_a_pepper_that_every_server_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="needs ROADWORTHY_KEY_PEPPER"):
+        _settings(monkeypatch, ROADWORTHY_DATABASE_URL="postgresql://h/d")
+
+
+@pytest.mark.parametrize(
+    ("url", "hidden"),
+    [
+        ("postgresql://u:pass%40word@h/d", {"pass%40word", "pass@word"}),
+        ("postgresql://u:pa:ss@word@h/d", {"pa:ss@word"}),
+        ("postgresql://u@h/d?password=word%21s", {"word!s"}),
+        ("postgresql://u@h/d", set[str]()),
+    ],
+)
+def test_the_password_of_the_database_is_a_secret_by_itself(
+    monkeypatch: pytest.MonkeyPatch, url: str, hidden: set[str]
+) -> None:
+    settings = _settings(monkeypatch, ROADWORTHY_DATABASE_URL=url, ROADWORTHY_KEY_PEPPER=PEPPER)
+    assert set(settings.secrets()) == {url, PEPPER, *hidden}
+    assert not any(word in repr(settings) + str(settings) for word in (url, *hidden))

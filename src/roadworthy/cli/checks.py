@@ -18,6 +18,7 @@ from roadworthy.domain.errors import ConfigError, RoadworthyError, Unavailable
 
 if TYPE_CHECKING:
     from roadworthy.bootstrap import Project
+    from roadworthy.database import Source
     from roadworthy.settings import Settings
 
 _FREE_BYTES = 200_000_000
@@ -88,23 +89,22 @@ def check_data_folder(settings: "Settings") -> Iterable[Finding]:
         yield Finding(check="data folder", verdict=Verdict.OK, detail=f"{path} can be written, {room}")
 
 
-async def check_database(settings: "Settings") -> Iterable[Finding]:
-    """Whether the database can be read, and has a schema that this version knows."""
+def check_database(settings: "Settings") -> Iterable[Finding]:
+    """Whether the database answers, and has a schema that this version knows."""
+    from roadworthy.database import source_of
     from roadworthy.storage.folder import DataFolder
-    from roadworthy.storage.schema import schema_problem
 
-    file = DataFolder(settings.data_dir.absolute()).database
-    if not file.exists():
-        return [Finding(check="database", verdict=Verdict.OK, detail="will be made at the first start")]
+    folder = DataFolder(settings.data_dir.absolute())
     try:
-        problem = schema_problem(file)
+        source = source_of(settings, folder)
+        if not source.shared and not folder.database.exists():
+            return [Finding(check="database", verdict=Verdict.OK, detail="will be made at the first start")]
+        revision = source.revision()
+    except ConfigError as error:
+        return [Finding(check="database", verdict=Verdict.FAIL, detail=error.message, advice="mend what it names")]
     except RoadworthyError as error:
-        advice = f"restore {file} from a backup, or move it away to start anew"
-        return [Finding(check="database", verdict=Verdict.FAIL, detail=f"{file}: {error.message}", advice=advice)]
-    if problem is not None:
-        advice = "install the newer version again, or use another data folder"
-        return [Finding(check="database", verdict=Verdict.FAIL, detail=problem, advice=advice)]
-    return [Finding(check="database", verdict=Verdict.OK, detail=f"{file} has a schema of this version")]
+        return [_unusable_database(settings, folder.database, error)]
+    return [_database_schema(source, revision)]
 
 
 def check_agents(project: "Project") -> Iterable[Finding]:
@@ -254,3 +254,29 @@ def _new_folder(path: Path) -> Finding:
     advice = "give the server's user the right to write there, or set ROADWORTHY_DATA_DIR"
     detail = f"{path} cannot be made: {parent} cannot be written"
     return Finding(check="data folder", verdict=Verdict.FAIL, detail=detail, advice=advice)
+
+
+def _unusable_database(settings: "Settings", file: Path, error: RoadworthyError) -> Finding:
+    if settings.database_url is None:
+        advice = f"restore {file} from a backup, or move it away to start anew"
+        return Finding(check="database", verdict=Verdict.FAIL, detail=f"{file}: {error.message}", advice=advice)
+    # What the driver says names the server and the user, which callers of the API must not see, but never a password.
+    reason = str(error.__cause__ or "").strip().partition("\n")[0]
+    advice = "start it, or mend ROADWORTHY_DATABASE_URL; until then the server is alive, but not ready"
+    detail = f"{error.message}: {reason}" if reason else error.message
+    return Finding(check="database", verdict=Verdict.FAIL, detail=detail, advice=advice)
+
+
+def _database_schema(source: "Source", revision: str | None) -> Finding:
+    from roadworthy.database import LATEST, is_behind
+
+    problem = source.problem(revision)
+    if problem is not None:
+        advice = "install the newer version again, or use another database"
+        return Finding(check="database", verdict=Verdict.FAIL, detail=problem, advice=advice)
+    if not is_behind(revision):
+        return Finding(check="database", verdict=Verdict.OK, detail=f"{source.name} has a schema of this version")
+    detail = f"{source.name} {'is empty' if revision is None else f'has the schema {revision}'}"
+    if not source.migrates_itself:
+        return Finding(check="database", verdict=Verdict.FAIL, detail=detail, advice="run `roadworthy migrate`")
+    return Finding(check="database", verdict=Verdict.OK, detail=f"{detail}, the next start brings it to {LATEST}")

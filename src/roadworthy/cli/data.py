@@ -1,4 +1,4 @@
-"""The data folder as operator's commands see it, beside a running server or without one.
+"""The data as operator's commands see it, in the data folder or on Postgres, beside a running server or without one.
 
 ``keys``, ``runs``, ``budgets``, ``rates``, ``usage``, ``audit`` and ``users`` open it, do one thing, and close it. No
 folder lock is taken: every change is one transaction. (``users erase`` takes it, for the agents' own files.)
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from roadworthy.domain.audit import Actor
-from roadworthy.domain.errors import ConfigError, RoadworthyError
+from roadworthy.domain.errors import RoadworthyError
 from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.store import RunStore
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from roadworthy.services.usage import UsageReports
     from roadworthy.settings import Settings
     from roadworthy.storage.folder import DataFolder
-    from roadworthy.storage.sqlite import SqliteDatabase
+    from roadworthy.storage.transaction import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +50,10 @@ def actor() -> Actor:
 
 @asynccontextmanager
 async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
-    """Open the data folder, making and migrating it when it is new, so that keys can be made before the first start.
+    """Open the data. A new folder is made and migrated, so that keys can be made before the first start.
 
     Raises:
-        ConfigError: the folder cannot be written, or a newer version has used it.
+        ConfigError: the folder cannot be written, or the database has not the schema that this version needs.
         StorageUnavailable: the database cannot be opened.
     """
     from roadworthy.domain.ids import new_id
@@ -86,33 +86,28 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
 
 
 @asynccontextmanager
-async def open_database(settings: "Settings") -> "AsyncGenerator[tuple[DataFolder, SqliteDatabase]]":
-    """The folder and its database, made and migrated. Errors as ``open_data``."""
+async def open_database(settings: "Settings") -> "AsyncGenerator[tuple[DataFolder, Database]]":
+    """The folder and the database, opened. Errors as ``open_data``."""
+    from roadworthy import database
     from roadworthy.storage.folder import open_folder
-    from roadworthy.storage.schema import migrate, schema_problem
-    from roadworthy.storage.sqlite import open_sqlite
 
     folder = open_folder(settings.data_dir)
-    problem = schema_problem(folder.database)
-    if problem is not None:
-        raise ConfigError(problem)
-    migrate(folder.database)
-    async with open_sqlite(folder.database) as database:
-        yield folder, database
+    async with database.open_database(settings, folder) as opened:
+        yield folder, opened
 
 
 async def newest_record(settings: "Settings") -> datetime | None:
     """When the latest run was accepted; None when there is none, or no database that can be read."""
+    from roadworthy.database import is_behind, source_of
     from roadworthy.storage.folder import DataFolder
     from roadworthy.storage.runs import SqlRunStore
-    from roadworthy.storage.schema import schema_problem
-    from roadworthy.storage.sqlite import open_sqlite
 
-    file = DataFolder(settings.data_dir.absolute()).database
     try:
-        if not file.exists() or schema_problem(file) is not None:
+        source = source_of(settings, DataFolder(settings.data_dir.absolute()))
+        revision = source.revision()
+        if is_behind(revision) or source.problem(revision) is not None:
             return None
-        async with open_sqlite(file) as database:
+        async with source.open() as database:
             page = await SqlRunStore(database).list_of_tenant(None, status=None, limit=1, cursor=None)
     except RoadworthyError:
         return None

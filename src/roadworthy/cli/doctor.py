@@ -91,7 +91,7 @@ async def _examine(settings: "Settings", target: str | None) -> Sequence[Finding
         *await checks.check_tokens(settings),
         *checks.check_prices(settings),
         *checks.check_data_folder(settings),
-        *await checks.check_database(settings),
+        *checks.check_database(settings),
         *await checks.check_clock(settings, datetime.now(UTC)),
     ]
     findings += await _examine_agents(settings, target)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from roadworthy.settings import Settings
 
 _PREFIX = "ROADWORTHY_"
-_SECRETS = ("_API_KEY", "_ACCESS_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+_SECRETS = ("_API_KEY", "_ACCESS_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "PGPASSWORD")
 # A shorter value is more likely a word than a secret.
 _SECRET_LENGTH = 8
 

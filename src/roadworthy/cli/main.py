@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from roadworthy.cli import audit, budgets, doctor, keys, rates, runs, serve, usage, users, version
+from roadworthy.cli import audit, budgets, doctor, keys, migrate, rates, runs, serve, usage, users, version
 from roadworthy.cli.output import hint
 from roadworthy.domain.errors import ConfigError, InvalidRequest, RoadworthyError
 
@@ -31,6 +31,7 @@ app.add_typer(rates.app, name="rates")
 app.command(name="usage")(usage.usage)
 app.add_typer(users.app, name="users")
 app.command(name="audit")(audit.audit)
+app.command(name="migrate")(migrate.migrate)
 app.command(name="doctor")(doctor.doctor)
 app.command(name="version")(version.version)
 

@@ -73,7 +73,7 @@ async def opened(
             try:
                 thing = await stack.enter_async_context(opening())
             except StorageUnavailable as error:
-                log.warning("waiting_for_database", detail=error.message)
+                log.warning("waiting_for_database", detail=error.message, cause=_first_line(error.__cause__))
                 front.wait(error.message)
                 await asyncio.sleep(retry_every.total_seconds())
             else:
@@ -98,6 +98,11 @@ def not_ready(detail: str) -> ASGIApp:
         await response(scope, receive, send)
 
     return RequestContext(SecurityHeaders(UnreadBody(app)))
+
+
+def _first_line(cause: BaseException | None) -> str | None:
+    """What a database's driver says, for the log alone: it names hosts and users."""
+    return None if cause is None else str(cause).strip().partition("\n")[0]
 
 
 def _json(body: object, *, status: int) -> Response:

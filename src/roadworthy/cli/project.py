@@ -6,22 +6,22 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
-from roadworthy.bootstrap import Project, builtin_agents
+from roadworthy.bootstrap import Project
+from roadworthy.domain.errors import ConfigError
+from roadworthy.domain.ids import AgentName
 from roadworthy.runtimes.langgraph.factories import build_agents
 from roadworthy.runtimes.langgraph.project import PROJECT_FILE, read_project, read_target
 from roadworthy.runtimes.langgraph.project import Project as Source
+from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.store_config import store_config
-
-if TYPE_CHECKING:
-    from roadworthy.settings import Settings
+from roadworthy.settings import Settings
 
 
 @asynccontextmanager
-async def open_project(settings: "Settings", target: str | None) -> AsyncGenerator[Project]:
+async def open_project(settings: Settings, target: str | None) -> AsyncGenerator[Project]:
     """The agents, built once, for as long as the context is open. Warnings about the project are logged.
 
     Raises:
@@ -29,7 +29,7 @@ async def open_project(settings: "Settings", target: str | None) -> AsyncGenerat
     """
     source = _source(target)
     if source is None:
-        yield Project(agents=builtin_agents(settings))
+        yield Project(agents=_builtin_agents(settings))
         return
     log = structlog.get_logger("roadworthy.project")
     for sentence in source.warnings:
@@ -38,7 +38,7 @@ async def open_project(settings: "Settings", target: str | None) -> AsyncGenerat
         yield Project(agents=agents, store=store_config(source))
 
 
-def assistant_models(settings: "Settings", target: str | None) -> Sequence[str]:
+def assistant_models(settings: Settings, target: str | None) -> Sequence[str]:
     """The models that the built-in assistant calls; none when it is not served."""
     if _source(target) is not None or not (settings.model or settings.anthropic_api_key):
         return []
@@ -55,3 +55,40 @@ def _source(target: str | None) -> Source | None:
         return read_target(target, folder=folder)
     file = folder / PROJECT_FILE
     return read_project(file) if file.is_file() else None
+
+
+def _builtin_agents(settings: Settings) -> Sequence[LoadedAgent]:
+    """``demo``, and ``assistant`` in front of it when a model is configured.
+
+    Raises:
+        ConfigError: the assistant cannot be built from the settings.
+    """
+    # Only what is served is imported: the assistant alone costs seconds.
+    from roadworthy.agents import demo
+
+    agents = [LoadedAgent(name=AgentName("demo"), graph=demo.build(), description="Answers questions about Roadworthy")]
+    if settings.model or settings.anthropic_api_key:
+        agents.insert(0, _assistant(settings))
+    return agents
+
+
+def _assistant(settings: Settings) -> LoadedAgent:
+    from roadworthy.agents import assistant
+    from roadworthy.agents.models import DEFAULT_MODEL
+
+    config = assistant.AssistantConfig(
+        model=settings.model or DEFAULT_MODEL,
+        base_url=settings.model_base_url,
+        fallback_model=settings.fallback_model,
+        summary_model=settings.summary_model,
+        summarize_after_tokens=settings.summarize_after_tokens,
+        cheap_model=settings.cheap_model,
+        cheap_below_chars=settings.cheap_below_chars,
+        max_model_calls=settings.assistant_max_model_calls,
+        tavily=settings.tavily_api_key is not None,
+    )
+    try:
+        graph = assistant.build(config)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"the built-in assistant cannot be built for {config.model}: {error}") from error
+    return LoadedAgent(name=AgentName("assistant"), graph=graph, description="A helpful assistant")

@@ -1,7 +1,7 @@
 """``roadworthy users``: hand out or erase all that is kept of one user.
 
-``export`` reads beside a running server. ``erase`` must be alone with the agents' own files: while a server runs, its
-API erases.
+``export`` reads beside a running server. ``erase`` must be alone with the agents' own files: while a server runs,
+and on Postgres, a server's API erases.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ def erase(
     tenant: _Tenant = "default",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Revoke a user's keys, end the runs, delete threads and store items. Only while no server runs."""
+    """Revoke a user's keys, end the runs, delete threads and store items. On SQLite, while no server runs."""
     owner = Owner(tenant=parse_tenant_id(tenant), user=parse_user_id(user))
     settings = load_settings()
     if not yes:
@@ -113,7 +113,7 @@ async def _erase(settings: "Settings", owner: Owner) -> "Erased":
     clock = SystemClock()
     async with open_database(settings) as (folder, database):
         stored, runs = SqlThreadStore(database), SqlRunStore(database)
-        with _alone(folder, owner):
+        with _alone(settings, folder, owner):
             async with _runtime(settings, folder) as runtime:
                 erasures = UserErasures(
                     records=SqlUserRecords(database, clock),
@@ -130,19 +130,9 @@ async def _erase(settings: "Settings", owner: Owner) -> "Erased":
 @asynccontextmanager
 async def _runtime(settings: "Settings", folder: "DataFolder") -> "AsyncGenerator[AgentRuntime]":
     """The agents' own files, without the agents."""
-    from roadworthy.runtimes.langgraph.runtime import open_runtime
-    from roadworthy.telemetry.clock import SystemClock
+    from roadworthy.bootstrap import Project, open_project_runtime
 
-    async with open_runtime(
-        (),
-        folder=folder.path,
-        tool_timeout=settings.tool_timeout,
-        tool_output_max=settings.tool_output_max,
-        store_scope=settings.store_scope,
-        store_index=None,
-        extra_types=(),
-        clock=SystemClock(),
-    ) as runtime:
+    async with open_project_runtime(settings, Project(agents=()), folder) as runtime:
         yield runtime
 
 
@@ -178,15 +168,19 @@ class _Ending:
 
 
 @contextmanager
-def _alone(folder: "DataFolder", owner: Owner) -> Generator[None]:
+def _alone(settings: "Settings", folder: "DataFolder", owner: Owner) -> Generator[None]:
+    instead = (
+        f"let it erase, with an admin key of the tenant {owner.tenant}: "
+        f"curl -X DELETE -H 'Authorization: Bearer …' …/admin/users/{owner.user}"
+    )
+    if settings.database_url is not None:
+        # No lock tells whether there is one, and one that has a run of the user would go on with it.
+        raise ConfigError(f"on Postgres a server may be running: {instead}")
     with ExitStack() as stack:
         try:
             stack.enter_context(folder.locked())
         except ConfigError:
-            raise ConfigError(
-                f"a server uses the data folder {folder.path}: let it erase, with an admin key of the tenant "
-                f"{owner.tenant}: curl -X DELETE -H 'Authorization: Bearer …' …/admin/users/{owner.user}"
-            ) from None
+            raise ConfigError(f"a server uses the data folder {folder.path}: {instead}") from None
         yield
 
 

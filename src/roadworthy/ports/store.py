@@ -91,6 +91,10 @@ class KeyStore(Protocol):
         """Add a key. False when its id exists already. Audited with itself, as ``end`` is."""
         ...
 
+    async def insert_first(self, key: ApiKey, actor: Actor) -> bool:
+        """Add a key when there is none at all, of any tenant; of several callers at once one does. Else False."""
+        ...
+
     async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
         """Keys of a tenant (None: of all, for the operator's CLI), oldest first."""
         ...

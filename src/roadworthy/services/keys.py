@@ -199,11 +199,12 @@ class Keys:
             raise ConfigError(f"the admin key given {problem}: give another one, or none")
 
     async def first_admin(self) -> NewKey | None:
-        """An admin key when there is no key at all yet, else None."""
+        """An admin key when there is no key at all yet, else None. Of servers that start at once, one gets it."""
         if await self._store.any():
             return None
         admin = Owner(tenant=DEFAULT_TENANT, user=ADMIN_USER)
-        return await self.create(admin, SERVER, name="made at the first start", scopes=ALL_SCOPES)
+        new = self._new(admin, "made at the first start", ALL_SCOPES, None, None)
+        return new if await self._store.insert_first(new.key, SERVER) else None
 
     async def _make(
         self,

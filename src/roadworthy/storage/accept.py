@@ -11,7 +11,7 @@ from roadworthy.domain.rate_limit import AppliedLimit, RateCaller, RateScope
 from roadworthy.domain.rate_status import RateStatus
 from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatus
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
-from roadworthy.storage import policy_statements
+from roadworthy.storage import locks, policy_statements
 from roadworthy.storage import statements as sql
 from roadworthy.storage.rows import micros, run_from, run_params
 from roadworthy.storage.tables import ERASING
@@ -107,6 +107,7 @@ class Acceptance:
         """
         if not self.at_once:
             return
+        tx.lock(*(locks.at_once(self.run.owner.tenant, one) for one in self.at_once))
         leaves = None if replaced is None else self._caller_of(tx, replaced)
         statuses = [self._status(tx, one, leaves) for one in self.at_once]
         full = next((status for status in statuses if status.remaining <= 0), None)

@@ -11,6 +11,7 @@ from roadworthy.ports.clock import Clock
 from roadworthy.storage import statements as sql
 from roadworthy.storage.audit import Note
 from roadworthy.storage.key_policies import hand_on
+from roadworthy.storage.locks import FIRST_KEY, POLICIES
 from roadworthy.storage.rows import key_from, key_params, micros, micros_or_none
 from roadworthy.storage.transaction import Database, Row, Transaction
 
@@ -38,6 +39,16 @@ class SqlKeyStore:
         note = Note(actor, self._clock.now())
 
         return await self._database.write(lambda tx: _insert(tx, note, key))
+
+    async def insert_first(self, key: ApiKey, actor: Actor) -> bool:
+        """See the port. In the audit log it is ``key.create``."""
+        note = Note(actor, self._clock.now())
+
+        def unit(tx: Transaction) -> bool:
+            tx.lock(FIRST_KEY)
+            return tx.one(sql.ANY_KEY) is None and _insert(tx, note, key)
+
+        return await self._database.write(unit)
 
     async def list(self, tenant: TenantId | None) -> Sequence[ApiKey]:
         """See the port."""
@@ -72,6 +83,7 @@ class SqlKeyStore:
             if not _insert(tx, note, new):
                 return False
             _end(tx, note, tenant, old, None, expires_at)
+            tx.lock(POLICIES)
             tx.run(sql.REPLACED_KEY, tenant=tenant, key_id=old, replaced_at=micros(note.at))
             hand_on(tx, note, tenant, old, new.key_id)
             return True
@@ -108,7 +120,7 @@ def _end(
     revoked_at: datetime | None,
     expires_at: datetime | None,
 ) -> bool:
-    before = tx.one(sql.FIND_KEY, key_id=key_id)
+    before = tx.one(sql.LOCK_KEY, key_id=key_id)
     changed = tx.run(
         sql.END_KEY,
         tenant=tenant,

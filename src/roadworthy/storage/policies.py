@@ -17,6 +17,7 @@ from roadworthy.ports.clock import Clock
 from roadworthy.ports.policies import Policies
 from roadworthy.storage import policy_statements as sql
 from roadworthy.storage.audit import Note
+from roadworthy.storage.locks import POLICIES
 from roadworthy.storage.policy_cache import PolicyCache
 from roadworthy.storage.policy_rows import (
     budget_document,
@@ -153,8 +154,12 @@ class SqlPolicyStore:
         return await self._change(tenant, unit)
 
     async def _change(self, tenant: TenantId | None, unit: Unit[T]) -> T:
+        def alone(tx: Transaction) -> T:
+            tx.lock(POLICIES)
+            return unit(tx)
+
         try:
-            return await self._database.write(unit)
+            return await self._database.write(alone)
         finally:
             # Even when the caller was cancelled: the change may be stored all the same.
             self._cache.forget(tenant)

@@ -22,6 +22,7 @@ from roadworthy.storage import statements as sql
 from roadworthy.storage.accept import Acceptance, known_run
 from roadworthy.storage.documents import result_text
 from roadworthy.storage.event_rows import event_rows
+from roadworthy.storage.locks import REMOVAL
 from roadworthy.storage.rows import micros, run_from
 from roadworthy.storage.transaction import Database, Param, Row, Statement, Transaction, UniqueViolation, Unit
 
@@ -185,9 +186,12 @@ class SqlRunQueue:
 
     async def prune(self, before: datetime) -> int:
         """See the port."""
-        return await self._database.write(
-            lambda tx: tx.run(sql.PRUNE_IDEMPOTENCY, before=micros(before), limit=_PRUNED_AT_ONCE)
-        )
+
+        def unit(tx: Transaction) -> int:
+            tx.lock(REMOVAL)
+            return tx.run(sql.PRUNE_IDEMPOTENCY, before=micros(before), limit=_PRUNED_AT_ONCE)
+
+        return await self._database.write(unit)
 
     async def _give_back(self, lease: Lease, statement: Statement, **params: Param) -> Run | None:
         now = micros(self._clock.now())

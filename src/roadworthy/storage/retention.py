@@ -12,6 +12,7 @@ from roadworthy.ports.retention import Batch, UsedThread
 from roadworthy.storage import json_text
 from roadworthy.storage import retention_statements as sql
 from roadworthy.storage.documents import read
+from roadworthy.storage.locks import REMOVAL
 from roadworthy.storage.rows import micros, moment, ref_from
 from roadworthy.storage.transaction import Database, Row, Transaction
 
@@ -46,6 +47,7 @@ class SqlRetention:
             return _next_ends(tx, end)[1] is not None
 
         def unit(tx: Transaction) -> Batch:
+            tx.lock(REMOVAL)
             behind, to = _next_ends(tx, end)
             if to is None:
                 return Batch(removed=0, more=False)

@@ -9,25 +9,15 @@ import sqlite3
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.storage.sqlite_connection import SqliteText, SqliteTransaction, connect, is_busy, translated
 from roadworthy.storage.sqlite_writer import SqliteWriter
-from roadworthy.storage.transaction import T, Unit
+from roadworthy.storage.transaction import Counters, T, Unit
 
 PATIENCE = timedelta(seconds=10)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counters:
-    """Work done so far: committed transactions, statements written and statements read."""
-
-    transactions: int
-    written: int
-    read: int
 
 
 class SqliteDatabase:

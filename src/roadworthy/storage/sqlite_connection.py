@@ -87,6 +87,9 @@ class SqliteTransaction:
             self.connection.executemany(self.text.bulk(into, 1), rows[whole:])
             self.statements += 1
 
+    def lock(self, *names: str) -> None:
+        """See the protocol."""
+
     def _execute(self, statement: Statement, params: dict[str, Param]) -> sqlite3.Cursor:
         text, defaults = self.text.single(statement)
         self.statements += 1

@@ -267,6 +267,7 @@ UNFINISHED_ERASURES = sa.select(threads.c.tenant, threads.c.owner, threads.c.thr
 
 INSERT_KEY = insert(api_keys).values(values_of(api_keys)).on_conflict_do_nothing()
 FIND_KEY = sa.select(*api_keys.c).where(api_keys.c.key_id == param("key_id"))
+LOCK_KEY = FIND_KEY.with_for_update()
 ALL_KEYS = sa.select(*api_keys.c).order_by(api_keys.c.created_at, api_keys.c.key_id)
 KEYS_OF_TENANT = ALL_KEYS.where(api_keys.c.tenant == param("tenant"))
 _any_tenant = param("tenant").is_(None) | (api_keys.c.tenant == param("tenant"))
@@ -322,6 +323,10 @@ LAST_EVENT = (
     .limit(ONE)
 )
 INSERT_EVENTS = BulkInsertOf(events)
+
+# --- the schema itself, in the table of Alembic ----------------------------------------------------------------------
+
+SCHEMA_REVISION = sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
 
 
 def every_statement() -> Sequence[Statement]:

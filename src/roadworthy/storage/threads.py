@@ -9,6 +9,7 @@ from roadworthy.domain.principal import Owner
 from roadworthy.domain.thread import Thread, ThreadRef
 from roadworthy.storage import statements as sql
 from roadworthy.storage.cursors import END, number, page_of
+from roadworthy.storage.locks import REMOVAL
 from roadworthy.storage.rows import micros, ref_from, thread_from
 from roadworthy.storage.tables import ERASING
 from roadworthy.storage.transaction import Database, Transaction
@@ -76,6 +77,7 @@ class SqlThreadStore:
 
 def _begin_erasure(tx: Transaction, ref: ThreadRef, unused_since: int | None) -> bool:
     """Take the thread's name. False when it is not there, or was used too lately."""
+    tx.lock(REMOVAL)
     found = tx.one(sql.LOCK_THREAD, **_named(ref))
     if found is None:
         return False
@@ -92,6 +94,7 @@ def _begin_erasure(tx: Transaction, ref: ThreadRef, unused_since: int | None) ->
 
 
 def _erasing(tx: Transaction, ref: ThreadRef) -> bool:
+    tx.lock(REMOVAL)
     found = tx.one(sql.LOCK_THREAD, **_named(ref))
     return found is not None and found[0] == ERASING
 

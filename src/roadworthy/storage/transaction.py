@@ -2,10 +2,12 @@
 
 Repositories (above) write a unit as a plain function of a Transaction; an executor (``sqlite.py``, below) runs it in
 its own thread, inside one transaction that it may share with other units. A unit must therefore be quick, do nothing
-but SQL, and be prepared to run on any thread.
+but SQL, be prepared to run on any thread, and for a change to be undone and run again. On Postgres
+(``postgres.py``) other units change the same tables meanwhile: what a unit reads and then relies upon, it locks.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import SelectBase, UpdateBase
@@ -50,6 +52,14 @@ class Transaction(Protocol):
         """Insert many rows, each with its values in the order of the table's columns."""
         ...
 
+    def lock(self, *names: str) -> None:
+        """Wait for every other transaction that has locked one of these names, and keep them until the end of this one.
+
+        Where one row's lock is not enough: for rows that are counted, or not there yet. What is read afterwards is what
+        those others have committed. Nothing on SQLite, which has one writer.
+        """
+        ...
+
 
 class BulkInsert(Protocol):
     """An insert that can be written for any number of rows at once."""
@@ -59,6 +69,15 @@ class BulkInsert(Protocol):
     def statement(self, rows: int) -> Statement:
         """The insert of ``rows`` rows; parameters in the order of rows, then columns."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Work done so far: committed transactions, statements written and statements read."""
+
+    transactions: int
+    written: int
+    read: int
 
 
 Unit: TypeAlias = Callable[[Transaction], T]

@@ -1,10 +1,11 @@
 """Every backend is put through the same tests; see ``backends.py``."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
 
+from roadworthy.storage import postgres_schema
 from roadworthy.storage.keys import SqlKeyStore
 from roadworthy.storage.ledger import SqlLedger
 from roadworthy.storage.queue import SqlRunQueue
@@ -12,8 +13,9 @@ from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.schema import migrate
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Database
-from tests.conformance.storage.backends import BACKENDS, open_backend
+from tests.conformance.storage.backends import BACKENDS, Templates, open_backend
 from tests.conformance.storage.factories import TickingClock
+from tests.support.postgres import PostgresServer, postgres_server
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,25 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def server() -> Generator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_url(server: PostgresServer) -> str:
+    """A migrated, empty Postgres database to copy."""
+    url = server.create()
+    postgres_schema.migrate(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def templates(migrated: Path, server: PostgresServer, migrated_url: str) -> Templates:
+    return Templates(migrated, server, migrated_url)
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     name = request.param
@@ -32,8 +53,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def database(backend: str, migrated: Path, tmp_path: Path) -> AsyncGenerator[Database]:
-    async with open_backend(backend, migrated, tmp_path) as database:
+async def database(backend: str, templates: Templates, tmp_path: Path) -> AsyncGenerator[Database]:
+    async with open_backend(backend, templates, tmp_path) as database:
         yield database
 
 

@@ -21,9 +21,9 @@ from roadworthy.domain.run import Run, RunStatus
 from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.ports.queue import RunQueue
 from roadworthy.storage.policies import SqlPolicyStore
-from roadworthy.storage.sqlite import SqliteDatabase
 from roadworthy.storage.tables import budget_periods, model_calls, reservations
 from roadworthy.storage.transaction import Database
+from tests.conformance.storage.backends import look
 from tests.conformance.storage.factories import ALICE, OPERATOR, START, TickingClock, new_run
 
 NOON = START + timedelta(hours=12)
@@ -117,28 +117,28 @@ class Books:
 
 def books(database: Database) -> Books:
     """What the tables say, read beside the repositories."""
-    assert isinstance(database, SqliteDatabase)
-    connection = database._here.connection  # pyright: ignore[reportPrivateUsage]
     reserved: dict[str, int] = {}
     spent: dict[str, int] = {}
     held: dict[str, int] = {}
-    connection.execute("BEGIN")  # one snapshot for all three
-    for name, _subject, _starts_at, of_it, kept, _topped_up in connection.execute(str(sa.select(*budget_periods.c))):
+    periods, open_, costs = look(
+        database,
+        sa.select(budget_periods.c.budget_id, budget_periods.c.spent_nanos, budget_periods.c.reserved_nanos),
+        sa.select(reservations.c.nanos, reservations.c.periods),
+        sa.select(sa.func.coalesce(sa.func.sum(model_calls.c.cost_nanos), sa.text("0"))),
+    )
+    for name, of_it, kept in periods:
         spent[name] = spent.get(name, 0) + of_it
         reserved[name] = reserved.get(name, 0) + kept
-    for nanos, keys in connection.execute(str(sa.select(reservations.c.nanos, reservations.c.periods))):
+    for nanos, keys in open_:
         for name, _subject, _starts_at in json.loads(keys):
             held[name] = held.get(name, 0) + nanos
-    (cost,) = connection.execute(str(sa.select(sa.func.coalesce(sa.func.sum(model_calls.c.cost_nanos), sa.text("0")))))
-    connection.execute("COMMIT")
-    return Books(reserved=reserved, spent=spent, open=held, cost=int(cost[0]))
+    return Books(reserved=reserved, spent=spent, open=held, cost=int(costs[0][0]))
 
 
 def attempts(database: Database) -> Mapping[str, int]:
     """The attempt that the table has of each call, by its id."""
-    assert isinstance(database, SqliteDatabase)
-    connection = database._here.connection  # pyright: ignore[reportPrivateUsage]
-    return dict(connection.execute(str(sa.select(model_calls.c.call_id, model_calls.c.attempt))).fetchall())
+    (calls,) = look(database, sa.select(model_calls.c.call_id, model_calls.c.attempt))
+    return {call_id: attempt for call_id, attempt in calls}  # noqa: C416 -- rows are no pairs to the type checker
 
 
 def sums(balance: BudgetBalance) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from roadworthy.ports.event_log import EventWriter
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.runs import SqlRunStore
-from tests.conformance.storage.backends import open_backend
+from tests.conformance.storage.backends import Templates, open_backend, settled
 from tests.conformance.storage.factories import TickingClock, delta, everything, lease_of, new_run
 
 AT_ONCE, NEVER = timedelta(0), timedelta(days=1)
@@ -30,14 +30,14 @@ class EventLogMachine(RuleBasedStateMachine):
     """``survived``: events of ended attempts that are stored. ``shown``: all events of the present attempt."""
 
     backend: str
-    template: Path
+    templates: Templates
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
-        opened = open_backend(self.backend, self.template, Path(self.folder.name))
+        opened = open_backend(self.backend, self.templates, Path(self.folder.name))
         self.database = self.runner.run(self.stack.enter_async_context(opened))
         self.queue = SqlRunQueue(self.database, TickingClock())
         self.store = SqlRunStore(self.database)
@@ -122,7 +122,7 @@ class EventLogMachine(RuleBasedStateMachine):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # What the dead process had handed to the database may still be committed.
-        await self.database.write(lambda tx: None)
+        await settled(self.database, self.backend)
 
     @precondition(lambda self: self.ended is None)
     @rule()
@@ -183,8 +183,8 @@ class EventLogMachine(RuleBasedStateMachine):
                 ]
 
 
-def test_any_life_of_a_run_leaves_one_history(backend: str, migrated: Path) -> None:
-    kind = type("Machine", (EventLogMachine,), {"backend": backend, "template": migrated})
+def test_any_life_of_a_run_leaves_one_history(backend: str, templates: Templates) -> None:
+    kind = type("Machine", (EventLogMachine,), {"backend": backend, "templates": templates})
     run_state_machine_as_test(
         kind,
         settings=settings(

@@ -16,8 +16,8 @@ from roadworthy.ports.ledger import Ledger
 from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.store import ThreadStore
 from roadworthy.storage.policies import SqlPolicyStore
-from roadworthy.storage.sqlite import SqliteDatabase
 from roadworthy.storage.transaction import Database
+from tests.conformance.storage.backends import counters
 from tests.conformance.storage.factories import (
     ALICE,
     BOB,
@@ -228,10 +228,9 @@ async def test_balances_are_the_tenants_own(database: Database, queue: RunQueue,
 
 
 async def counted(database: Database, calls: Sequence[ModelCall], ledger: Ledger, run: Run) -> tuple[int, int]:
-    assert isinstance(database, SqliteDatabase)
-    before = database.counters
+    before = counters(database)
     await ledger.append(run, calls, {})
-    after = database.counters
+    after = counters(database)
     return after.transactions - before.transactions, after.written - before.written
 
 
@@ -244,16 +243,15 @@ async def test_a_call_without_budgets_costs_one_statement(database: Database, qu
 async def test_a_call_with_budgets_costs_one_statement_for_each_of_them(
     database: Database, queue: RunQueue, ledger: Ledger
 ) -> None:
-    assert isinstance(database, SqliteDatabase)
     budgets = [budget("a"), budget("b", scope=BudgetScope.TENANT), budget("c", scope=BudgetScope.AGENT)]
     await stored(database, *budgets)
     run = await claimed(queue)
     periods = [period(one, run) for one in budgets]
-    start = database.counters
+    start = counters(database)
     assert await ledger.reserve(run, reservation(), periods) == Held()
-    reserved = database.counters
+    reserved = counters(database)
     await ledger.append(run, [call()], {"call": periods})
-    appended = database.counters
+    appended = counters(database)
     assert (reserved.transactions - start.transactions, reserved.written - start.written) == (1, 1 + 3)
     assert (appended.transactions - reserved.transactions, appended.written - reserved.written) == (1, 2 + 3)
 

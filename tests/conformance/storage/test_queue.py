@@ -13,8 +13,8 @@ from roadworthy.domain.thread import ThreadRef
 from roadworthy.ports.queue import Accepted, RunQueue
 from roadworthy.ports.store import RunStore, ThreadStore
 from roadworthy.storage.event_log import SqlEventLog
-from roadworthy.storage.sqlite import SqliteDatabase
-from roadworthy.storage.transaction import Database
+from roadworthy.storage.transaction import Counters, Database
+from tests.conformance.storage.backends import counters
 from tests.conformance.storage.factories import ALICE, BOB, START, STRANGER, delta, lease_of, new_run
 
 DONE = RunResult(response="done", output={"answer": 42})
@@ -230,18 +230,16 @@ async def test_expired_names_pending_runs_past_their_deadline_or_cancelled(queue
 async def test_a_run_without_waiting_takes_two_transactions_and_five_statements(
     queue: RunQueue, database: Database
 ) -> None:
-    assert isinstance(database, SqliteDatabase)
     run = await started(queue)
     await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=[Event(id=EventId(1, 1, 1), body=delta("x"))])
-    assert (database.counters.transactions, database.counters.written, database.counters.read) == (2, 5, 0)
+    assert counters(database) == Counters(transactions=2, written=5, read=0)
 
 
 async def test_a_run_that_waits_takes_three_transactions_and_eight_statements(
     queue: RunQueue, database: Database
 ) -> None:
-    assert isinstance(database, SqliteDatabase)
     waiting = (await accept(queue, new_run())).run
     run = await queue.claim(waiting.run_id, worker="worker")
     assert run is not None
     await queue.finish(lease_of(run), RunStatus.SUCCESS, DONE, events=[Event(id=EventId(1, 1, 1), body=delta("x"))])
-    assert (database.counters.transactions, database.counters.written) == (3, 8)
+    assert (counters(database).transactions, counters(database).written) == (3, 8)

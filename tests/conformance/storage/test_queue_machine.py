@@ -26,7 +26,7 @@ from roadworthy.storage import statements as sql
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.threads import SqlThreadStore
-from tests.conformance.storage.backends import open_backend
+from tests.conformance.storage.backends import Templates, open_backend
 from tests.conformance.storage.factories import ALICE, BOB, STRANGER, TickingClock, lease_of, new_run
 
 MAX_PENDING = 4
@@ -41,14 +41,14 @@ class QueueMachine(RuleBasedStateMachine):
     """``runs`` is the model: every run as it must be stored, in order of arrival."""
 
     backend: str
-    template: Path
+    templates: Templates
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.stack = AsyncExitStack()
-        opened = open_backend(self.backend, self.template, Path(self.folder.name))
+        opened = open_backend(self.backend, self.templates, Path(self.folder.name))
         self.database = self.runner.run(self.stack.enter_async_context(opened))
         self.queue = SqlRunQueue(self.database, TickingClock())
         self.store = SqlRunStore(self.database)
@@ -294,8 +294,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert all(count == 1 for count in per_user.values())
 
 
-def test_any_schedule_leaves_the_rows_equal_to_the_model(backend: str, migrated: Path) -> None:
-    kind = type("Machine", (QueueMachine,), {"backend": backend, "template": migrated})
+def test_any_schedule_leaves_the_rows_equal_to_the_model(backend: str, templates: Templates) -> None:
+    kind = type("Machine", (QueueMachine,), {"backend": backend, "templates": templates})
     run_state_machine_as_test(
         kind,
         settings=settings(

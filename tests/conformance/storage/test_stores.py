@@ -186,6 +186,12 @@ async def test_a_key_id_is_given_once(keys: KeyStore) -> None:
     assert found.owner == ALICE
 
 
+async def test_only_where_there_is_no_key_a_first_one_is_stored(keys: KeyStore) -> None:
+    assert await keys.insert_first(key("one"), OPERATOR)
+    assert not await keys.insert_first(key("two", BOB), OPERATOR)
+    assert [stored.key_id for stored in await keys.list(None)] == ["one"]
+
+
 async def test_keys_are_listed_oldest_first_by_tenant(keys: KeyStore) -> None:
     first, second, foreign = key("b", minute=1), key("a", BOB, minute=2), key("c", STRANGER)
     for stored in (second, foreign, first):

@@ -41,12 +41,12 @@ async def test_a_database_of_this_version_is_well(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     async with open_data(settings):
         pass
-    assert _verdicts(await checks.check_database(settings)) == [Verdict.OK]
+    assert _verdicts(checks.check_database(settings)) == [Verdict.OK]
 
 
 async def test_a_file_that_is_no_database_fails(tmp_path: Path) -> None:
     (tmp_path / "roadworthy.db").write_bytes(b"not a database, but long enough to be looked at" * 20)
-    assert _verdicts(await checks.check_database(Settings(data_dir=tmp_path))) == [Verdict.FAIL]
+    assert _verdicts(checks.check_database(Settings(data_dir=tmp_path))) == [Verdict.FAIL]
 
 
 async def test_a_clock_before_the_release_fails(tmp_path: Path) -> None:

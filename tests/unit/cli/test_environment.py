@@ -108,6 +108,7 @@ def test_values_of_variables_named_like_secrets_are_secrets() -> None:
         "HF_TOKEN": "hub-token",
         "SESSION_SECRET": "session-secret",
         "POSTGRES_PASSWORD": "database-password",
+        "PGPASSWORD": "libpq-password",
         "AWS_SECRET_ACCESS_KEY": "cloud-access-key",
         "SHORT_PASSWORD": "dog",
         "TOKENIZERS_PARALLELISM": "not-a-secret",
@@ -118,6 +119,7 @@ def test_values_of_variables_named_like_secrets_are_secrets() -> None:
         "hub-token",
         "session-secret",
         "database-password",
+        "libpq-password",
         "cloud-access-key",
     ]
 

@@ -76,6 +76,9 @@ class MemoryKeys:
     async def any(self) -> bool:
         return bool(self.keys)
 
+    async def insert_first(self, key: ApiKey, actor: Actor) -> bool:
+        return not self.keys and await self.insert(key, actor)
+
 
 @pytest.fixture
 def clock() -> FakeClock:

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.storage import schema
 from roadworthy.storage.ledger_statements import CALLS_OF_RUN, OPEN_KEY_PERIOD, OPEN_RUN_PERIOD
-from roadworthy.storage.schema import REVISIONS, migrate, schema_problem
+from roadworthy.storage.schema import REVISIONS, migrate, revision, revision_problem
 from roadworthy.storage.sqlite_connection import connect
 from roadworthy.storage.statements import INSERT_EVENTS, every_statement
 from roadworthy.storage.tables import metadata
@@ -135,8 +135,8 @@ def test_migrating_twice_changes_nothing(migrated: Path) -> None:
 
 def test_a_file_at_the_latest_revision_costs_no_alembic(migrated: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from roadworthy.storage.schema import migrate, schema_problem;"
-        "path = Path(sys.argv[1]); assert schema_problem(path) is None; migrate(path);"
+        "import sys; from pathlib import Path; from roadworthy.storage.schema import migrate, revision;"
+        "path = Path(sys.argv[1]); assert revision(path) is not None; migrate(path);"
         "print('alembic' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(migrated)], capture_output=True, text=True, check=True)
@@ -151,14 +151,14 @@ def test_two_processes_may_migrate_one_new_file(path: Path) -> None:
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
-    assert schema_problem(path) is None
+    assert revision(path) == REVISIONS[-1]
 
 
-def test_no_file_and_an_empty_file_are_no_problem(path: Path) -> None:
-    assert schema_problem(path) is None
+def test_no_file_and_an_empty_file_have_no_revision(path: Path) -> None:
+    assert revision(path) is None
     path.parent.mkdir()
     path.touch()
-    assert schema_problem(path) is None
+    assert revision(path) is None
 
 
 def test_a_new_file_and_its_log_are_the_users_own_whatever_the_folder(path: Path) -> None:
@@ -174,19 +174,23 @@ def test_a_new_file_and_its_log_are_the_users_own_whatever_the_folder(path: Path
     assert modes == dict.fromkeys(["roadworthy.db", "roadworthy.db-shm", "roadworthy.db-wal"], 0o600)
 
 
-def test_an_unknown_schema_is_named(migrated: Path) -> None:
-    with closing(sqlite3.connect(migrated)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    problem = schema_problem(migrated)
+@pytest.mark.parametrize("found", [None, *REVISIONS, f"9999_since_{REVISIONS[-1]}", f"9999_since_{REVISIONS[0]}"])
+def test_known_schemas_and_later_ones_that_only_add_can_be_used(found: str | None) -> None:
+    assert revision_problem(found, "it") is None
+
+
+@pytest.mark.parametrize("found", ["9999", "9999_since_9998", "9999_since_"])
+def test_an_unknown_schema_is_named(found: str) -> None:
+    problem = revision_problem(found, "it")
     assert problem is not None
-    assert "9999" in problem
+    assert problem.startswith(f"it has the schema {found},")
 
 
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
     file = tmp_path / "roadworthy.db"
     file.write_bytes(b"this is not a database, whatever its name says" * 100)
     with pytest.raises(StorageUnavailable):
-        schema_problem(file)
+        revision(file)
     with pytest.raises(StorageUnavailable):
         migrate(file)
 
@@ -209,7 +213,7 @@ def test_hot_statements_find_their_rows_by_index(migrated: Path) -> None:
             plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.string}", params).fetchall()
             scans += [f"{step[3]}: {compiled.string}" for step in plan if step[3].startswith("SCAN")]
     # Whole tables are looked at only where the operator lists what is kept, or where every row of a partial index is
-    # wanted. A constant row is no table.
+    # wanted. A constant row is no table, and that of the schema's revision has one row.
     lists = ("SCAN api_keys", "SCAN budgets", "SCAN rate_limits", "SCAN audit")
-    allowed = ("runs_pending", "runs_running", "threads_erasing", "SCAN CONSTANT ROW", *lists)
+    allowed = ("runs_pending", "runs_running", "threads_erasing", "SCAN CONSTANT ROW", "SCAN alembic_version", *lists)
     assert [scan for scan in scans if not any(word in scan for word in allowed)] == []

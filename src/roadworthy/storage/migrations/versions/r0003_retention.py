@@ -8,6 +8,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+_TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     """Add to threads and runs, create the rest."""
@@ -22,7 +24,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "retention",
-        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("name", _TEXT, primary_key=True),
         sa.Column("position", sa.BigInteger, nullable=False),
     )
 
