@@ -5,7 +5,6 @@
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
-from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
+from roadworthy.runtimes.langgraph.checkpoints import open_checkpoints
 from roadworthy.runtimes.langgraph.config import state_config
 from roadworthy.runtimes.langgraph.exits import contained_tasks
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
@@ -38,6 +37,7 @@ from roadworthy.runtimes.langgraph.model_cache import Hook
 from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts, serve_graph
 from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
+from roadworthy.runtimes.langgraph.savers import FencedSaver
 from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope, open_store
 from roadworthy.runtimes.langgraph.store_items import STORE_FILE
 from roadworthy.runtimes.langgraph.survivors import is_cut_off, texts_in
@@ -56,7 +56,7 @@ class LangGraphRuntime:
     """See ``ports.runtime.AgentRuntime``."""
 
     served: Mapping[str, ServedGraph]
-    saver: FencedSqliteSaver
+    saver: FencedSaver
     store: OwnedStore
     guard: ToolGuard
     clock: Clock
@@ -134,12 +134,7 @@ class LangGraphRuntime:
 
     async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
         """See ``ports.runtime.AgentRuntime.answered_calls``."""
-        key = _key(run)
-
-        def read_answered(connection: sqlite3.Connection) -> Sequence[ModelCall]:
-            return calls_of(connection, key, run.run_id)
-
-        return await self.saver.conn.transact(read_answered)
+        return await self.saver.rows.transact(lambda rows: calls_of(rows, _key(run), run.run_id))
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""
@@ -161,13 +156,13 @@ class LangGraphRuntime:
 
     async def open_reviews(self, ref: ThreadRef) -> Sequence[ToolReview]:
         """See ``ports.runtime.AgentRuntime.open_reviews``."""
-        return await self.saver.conn.transact(lambda found: reviews_of(found, thread_key(ref)))
+        return await self.saver.rows.transact(lambda rows: reviews_of(rows, thread_key(ref)))
 
     async def resolve(self, ref: ThreadRef, tool_call_id: str, resolution: Resolution) -> bool:
         """See ``ports.runtime.AgentRuntime.resolve``."""
         now = self.clock.now()
-        return await self.saver.conn.transact(
-            lambda found: resolve_row(found, thread_key(ref), tool_call_id, resolution, now)
+        return await self.saver.rows.transact(
+            lambda rows: resolve_row(rows, thread_key(ref), tool_call_id, resolution, now)
         )
 
     async def export_items(self, owner: Owner) -> Sequence[JsonObject]:
