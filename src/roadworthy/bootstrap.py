@@ -26,6 +26,7 @@ from roadworthy.ports.telemetry import Telemetry
 from roadworthy.pricing.book import open_price_book
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.runtime import open_runtime
+from roadworthy.runtimes.langgraph.state_places import SqliteFolder
 from roadworthy.runtimes.langgraph.store import StoreConfig
 from roadworthy.runtimes.langgraph.threads import TrackingExecutor
 from roadworthy.services.admission import Admission
@@ -213,7 +214,7 @@ def _prepare_schema(folder: DataFolder) -> None:
 async def _open_runtime(settings: Settings, project: Project, folder: DataFolder) -> AsyncGenerator[AgentRuntime]:
     async with open_runtime(
         project.agents,
-        folder=folder.path,
+        state=SqliteFolder(path=folder.path),
         tool_timeout=settings.tool_timeout,
         tool_output_max=settings.tool_output_max,
         store_scope=settings.store_scope,

@@ -131,11 +131,12 @@ async def _erase(settings: "Settings", owner: Owner) -> "Erased":
 async def _runtime(settings: "Settings", folder: "DataFolder") -> "AsyncGenerator[AgentRuntime]":
     """The agents' own files, without the agents."""
     from roadworthy.runtimes.langgraph.runtime import open_runtime
+    from roadworthy.runtimes.langgraph.state_places import SqliteFolder
     from roadworthy.telemetry.clock import SystemClock
 
     async with open_runtime(
         (),
-        folder=folder.path,
+        state=SqliteFolder(path=folder.path),
         tool_timeout=settings.tool_timeout,
         tool_output_max=settings.tool_output_max,
         store_scope=settings.store_scope,

@@ -23,7 +23,8 @@ _SCHEMA = (
 )
 _KEEP = (
     "INSERT INTO journal (thread_id, namespace, hash, occurrence, root_id, graph_ns, graph_id, run_id, call, "
-    "type, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (thread_id, namespace, hash, occurrence) DO UPDATE SET "
+    "type, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (thread_id, namespace, hash, occurrence) DO UPDATE SET "
     "root_id = excluded.root_id, graph_ns = excluded.graph_ns, graph_id = excluded.graph_id, "
     "run_id = excluded.run_id, call = excluded.call, type = excluded.type, value = excluded.value"
 )

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from roadworthy.domain.agent import Agent
 from roadworthy.domain.errors import AgentFailed, InvalidRequest, NotFound, StorageUnavailable
@@ -23,7 +22,6 @@ from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
-from roadworthy.runtimes.langgraph.checkpoints import open_checkpoints
 from roadworthy.runtimes.langgraph.config import state_config
 from roadworthy.runtimes.langgraph.exits import contained_tasks
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
@@ -31,15 +29,16 @@ from roadworthy.runtimes.langgraph.guards import ToolGuard
 from roadworthy.runtimes.langgraph.inputs import check_context, check_state
 from roadworthy.runtimes.langgraph.journal_rows import calls_of
 from roadworthy.runtimes.langgraph.jsonable import to_json
-from roadworthy.runtimes.langgraph.keys import CHECKPOINTS_FILE, thread_key
+from roadworthy.runtimes.langgraph.keys import thread_key
 from roadworthy.runtimes.langgraph.messages import human_message, messages_in, to_message
 from roadworthy.runtimes.langgraph.model_cache import Hook
 from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts, serve_graph
 from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
 from roadworthy.runtimes.langgraph.savers import FencedSaver
-from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope, open_store
-from roadworthy.runtimes.langgraph.store_items import STORE_FILE
+from roadworthy.runtimes.langgraph.state import open_state
+from roadworthy.runtimes.langgraph.state_places import StatePlace
+from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope
 from roadworthy.runtimes.langgraph.survivors import is_cut_off, texts_in
 from roadworthy.runtimes.langgraph.tool_rows import resolve_row, reviews_of
 from roadworthy.runtimes.langgraph.waiting import WaitingRoom
@@ -200,7 +199,7 @@ class LangGraphRuntime:
 async def open_runtime(
     agents: Sequence[LoadedAgent],
     *,
-    folder: Path,
+    state: StatePlace,
     tool_timeout: timedelta,
     tool_output_max: int,
     store_scope: StoreScope,
@@ -209,18 +208,15 @@ async def open_runtime(
     clock: Clock,
     waiting_threads: int = _WAITING_THREADS,
 ) -> AsyncGenerator[LangGraphRuntime]:
-    """Serve ``agents``, with their state in two files in ``folder``. ``waiting_threads``: so many at once may wait for
+    """Serve ``agents``, with their state in the place ``state``. ``waiting_threads``: so many at once may wait for
     money; a small part of the loop's default executor, which model clients need as well.
 
     Raises:
         ConfigError: an extra state type or the store's index is wrong.
-        StorageUnavailable: a file cannot be opened.
+        StorageUnavailable: the state's place cannot be opened.
     """
     guard = ToolGuard(timeout=tool_timeout, max_chars=tool_output_max)
-    async with (
-        open_checkpoints(folder / CHECKPOINTS_FILE) as saver,
-        open_store(folder / STORE_FILE, scope=store_scope, config=store_index or StoreConfig()) as store,
-    ):
+    async with open_state(state, scope=store_scope, config=store_index or StoreConfig()) as (saver, store):
         served: dict[str, ServedGraph] = {}
         for loaded in agents:
             for warning in replaced_parts(loaded):
