@@ -315,17 +315,19 @@ async def by_ainvoke(model: NumberedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "ask"),
+    ("make", "ask"),
     [
-        (numbered(), by_astream),
-        (numbered(), by_agenerate),
-        (numbered(), by_blocking_the_loop),
-        (numbered(cache=False), by_ainvoke),
-        (numbered(cache=InMemoryCache()), by_ainvoke),
-        (Unstable(), by_ainvoke),
+        (numbered, by_astream),
+        (numbered, by_agenerate),
+        (numbered, by_blocking_the_loop),
+        (lambda: numbered(cache=False), by_ainvoke),
+        (lambda: numbered(cache=InMemoryCache()), by_ainvoke),
+        (Unstable, by_ainvoke),
     ],
 )
-async def test_calls_outside_of_the_journal_s_reach_are_counted(bench: Bench, model: Any, ask: Any) -> None:
+async def test_calls_outside_of_the_journal_s_reach_are_counted(bench: Bench, make: Any, ask: Any) -> None:
+    model = make()
+
     async def node(_: MessagesState) -> MessagesState:
         await ask(model)
         return {"messages": []}

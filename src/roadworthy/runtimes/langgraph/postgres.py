@@ -6,6 +6,7 @@ write finds that the run is another's.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -65,6 +66,10 @@ class PostgresRows:
         async with self._connection.cursor() as cursor:
             await cursor.execute(_marked(statement), values)
             return cursor.rowcount
+
+    async def lock(self, name: str) -> None:
+        """See the protocol."""
+        await self._connection.execute("SELECT pg_advisory_xact_lock(%s)", (lock_number(name),))
 
 
 class PostgresDatabase:
@@ -181,6 +186,11 @@ async def hold_run(connection: Connection, fence: Fence) -> None:
     cursor = await connection.execute(HOLDS_RUN.encode(), _holder(fence))
     if await cursor.fetchone() is None:
         raise LeaseLost(_LOST)
+
+
+def lock_number(name: str) -> int:
+    """The number of an advisory lock. Two names with one number would only wait for each other in vain."""
+    return int.from_bytes(hashlib.blake2b(f"roadworthy:{name}".encode(), digest_size=8).digest(), signed=True)
 
 
 @asynccontextmanager

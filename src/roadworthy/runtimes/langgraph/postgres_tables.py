@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -17,11 +16,11 @@ from psycopg.rows import DictRow, dict_row
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.runtimes.langgraph.journal_rows import create_journal
-from roadworthy.runtimes.langgraph.postgres import PostgresRows
+from roadworthy.runtimes.langgraph.postgres import PostgresRows, lock_number
 from roadworthy.runtimes.langgraph.postgres_errors import postgres_errors
 from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows
 
-_LOCK = int.from_bytes(hashlib.blake2b(b"roadworthy:agent state", digest_size=8).digest(), signed=True)
+_LOCK = lock_number("agents' state")
 _BYTES = "BYTEA"
 # An index on a large table takes its time; a lock that nobody gives back does not get better by waiting.
 _SESSION = "SET statement_timeout = '10min'; SET lock_timeout = '30s'; SET default_transaction_read_only = off"

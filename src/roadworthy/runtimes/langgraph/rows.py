@@ -26,6 +26,12 @@ class Rows(Protocol):
         """Change something. Returns how many rows."""
         ...
 
+    async def lock(self, name: str) -> None:
+        """Let no two transactions past here at once that give the same name. Before the first look at what one may
+        change of the other's; nothing where transactions come one after the other anyway.
+        """
+        ...
+
 
 # May be executed again when its transaction was undone. Waits for nothing but the rows.
 Unit: TypeAlias = Callable[[Rows], Coroutine[Any, Any, Found]]

@@ -26,6 +26,9 @@ class SqliteRows:
         """See the protocol."""
         return self._connection.execute(statement, values).rowcount
 
+    async def lock(self, name: str) -> None:
+        """See the protocol."""
+
 
 def finished(unit: Coroutine[Any, Any, Found]) -> Found:
     """The result of a unit over ``SqliteRows``."""

@@ -251,6 +251,9 @@ class JournalledCall:
 
     async def _look(self, rows: Rows, *, known: bool) -> tuple[bool, ToolRow | None]:
         row = self._row
+        if self.once:
+            # Two calls at once must not both take over the same one of an earlier attempt.
+            await rows.lock(f"tool calls {row.thread_key}")
         before = await find_row(rows, row.thread_key, row.tool_call_id) if known else None
         if before is not None and _same(before, row):
             return True, before
