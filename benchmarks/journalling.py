@@ -29,6 +29,7 @@ from roadworthy.ports.runtime import Caps, Completed
 from roadworthy.runtimes.langgraph.journal import attempt_journal
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime, open_runtime
+from roadworthy.runtimes.langgraph.state_places import SqliteFolder
 from roadworthy.telemetry.clock import SystemClock
 from tests.support.scripted_model import ScriptedChatModel, ScriptedTurn, text_of
 
@@ -70,7 +71,7 @@ async def _main(folder: Path, rounds: int, prompts: Sequence[int]) -> None:
     folder.mkdir()
     async with open_runtime(
         [LoadedAgent(name=_AGENT, graph=_asking())],
-        folder=folder,
+        state=SqliteFolder(path=folder),
         tool_timeout=timedelta(seconds=10),
         tool_output_max=1_000,
         store_scope="user",

@@ -26,6 +26,7 @@ from roadworthy.ports.telemetry import Telemetry
 from roadworthy.pricing.book import open_price_book
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.runtime import open_runtime
+from roadworthy.runtimes.langgraph.state_places import SqliteFolder
 from roadworthy.runtimes.langgraph.store import StoreConfig
 from roadworthy.runtimes.langgraph.threads import TrackingExecutor
 from roadworthy.services.admission import Admission
@@ -160,7 +161,7 @@ async def open_project_runtime(
     """The agents with their checkpoints and their store, which are files of the data folder on either database."""
     async with open_runtime(
         project.agents,
-        folder=folder.path,
+        state=SqliteFolder(path=folder.path),
         tool_timeout=settings.tool_timeout,
         tool_output_max=settings.tool_output_max,
         store_scope=settings.store_scope,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime, open_runtime
+from roadworthy.runtimes.langgraph.state_places import SqliteFolder
 from roadworthy.services.retention import Kept, Retention
 from roadworthy.services.threads import Threads
 from roadworthy.storage.queue import SqlRunQueue
@@ -31,7 +32,7 @@ async def main(folder: Path) -> None:
         open_sqlite(folder / "roadworthy.db") as database,
         open_runtime(
             (),
-            folder=folder,
+            state=SqliteFolder(path=folder),
             tool_timeout=timedelta(seconds=10),
             tool_output_max=1_000,
             store_scope="user",

@@ -162,11 +162,12 @@ class _Number(Dumper):
         return b"%d" % obj
 
 
-def connect(url: str, timeouts: Timeouts, *, name: str = "roadworthy") -> Connection:
-    """A connection without implicit transactions. ``url``: whatever libpq understands; its own settings win.
+def connection_info(url: str, timeouts: Timeouts, *, name: str = "roadworthy") -> str:
+    """What libpq needs to know of a database, with everything that keeps a connection from waiting for ever. ``url``:
+    whatever libpq understands; its own settings win.
 
     Raises:
-        psycopg.OperationalError: nobody answers, or the server refuses.
+        psycopg.ProgrammingError: the URL is none.
     """
     given = conninfo.conninfo_to_dict(url)
     seconds = max(1, round(timeouts.silence.total_seconds() / 3))
@@ -187,8 +188,17 @@ def connect(url: str, timeouts: Timeouts, *, name: str = "roadworthy") -> Connec
     }
     options = [f"-c {setting}={length // _MILLISECOND}" for setting, length in server.items()]
     given["options"] = " ".join([*options, str(given.get("options") or "")]).strip()
+    return conninfo.make_conninfo("", **{**usual, **given})
+
+
+def connect(url: str, timeouts: Timeouts, *, name: str = "roadworthy") -> Connection:
+    """A connection without implicit transactions. ``url``: whatever libpq understands; its own settings win.
+
+    Raises:
+        psycopg.OperationalError: nobody answers, or the server refuses.
+    """
     connection: Connection = psycopg.Connection.connect(
-        conninfo.make_conninfo("", **{**usual, **given}),
+        connection_info(url, timeouts, name=name),
         autocommit=True,
         cursor_factory=psycopg.RawCursor,
         prepare_threshold=0,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -31,12 +31,16 @@ from roadworthy.ports.runtime import (
     RuntimeEvent,
     Spending,
 )
+from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.graphs import Graph
+from roadworthy.runtimes.langgraph.postgres_checkpoints import FencedPostgresSaver
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime, open_runtime
+from roadworthy.runtimes.langgraph.state_places import PostgresTables, SqliteFolder, StatePlace
 from roadworthy.runtimes.langgraph.store import StoreConfig, StoreScope
+from roadworthy.storage.postgres_connection import Timeouts, connection_info
+from tests.conformance.runtime.holding import holding
 
-Found = TypeVar("Found")
 Event = TypeVar("Event", bound=object)
 
 OWNER = Owner(tenant=TenantId("acme"), user=UserId("ann"))
@@ -180,9 +184,10 @@ def prepared(runtime: AgentRuntime, run: Run, *, caps: Caps = CAPS, spending: Sp
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
-    """Opens runtimes over graphs, again over the same files if asked twice."""
+    """Opens runtimes over graphs, again over the same state if asked twice. ``url``: of the database, if not files."""
 
     folder: Path
+    url: str | None = None
     tool_timeout: timedelta = timedelta(seconds=10)
     tool_output_max: int = 1000
     store_scope: StoreScope = "user"
@@ -199,7 +204,7 @@ class Bench:
         ]
         async with open_runtime(
             loaded,
-            folder=self.folder,
+            state=self.state,
             tool_timeout=self.tool_timeout,
             tool_output_max=self.tool_output_max,
             store_scope=self.store_scope,
@@ -208,7 +213,54 @@ class Bench:
             clock=SystemClock(),
             waiting_threads=self.waiting_threads,
         ) as runtime:
-            yield runtime
+            yield runtime if self.url is None else holding(runtime, self.url)
+
+    @property
+    def state(self) -> StatePlace:
+        """Where the agents' state is kept."""
+        if self.url is None:
+            return SqliteFolder(path=self.folder)
+        return PostgresTables(conninfo=connection_info(self.url, Timeouts()))
+
+
+async def looked_up(runtime: LangGraphRuntime, query: str, *values: object) -> list[Any]:
+    """What is in the state's tables."""
+    return list(await runtime.saver.rows.transact(lambda rows: rows.all(query, *values)))
+
+
+@contextmanager
+def intercepted(
+    runtime: LangGraphRuntime,
+    monkeypatch: pytest.MonkeyPatch,
+    around: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]],
+) -> Generator[None]:
+    """Call ``around`` instead of whatever is done in the checkpointer's database: with its name, and it itself.
+
+    ``write`` is a checkpoint, or what a task wrote; the others are the names of functions.
+    """
+    saver = runtime.saver
+    with monkeypatch.context() as patch:
+        if isinstance(saver, FencedSqliteSaver):
+            real = saver.conn.transact
+
+            async def transact(work: Any, *, about: str = "") -> Any:
+                return await around(work.__name__, lambda: real(work, about=about))
+
+            patch.setattr(saver.conn, "transact", transact)
+        else:
+            assert isinstance(saver, FencedPostgresSaver)
+            database = saver.database
+            real_unit, real_write = database.transact, database.write
+
+            async def unit(work: Any, **options: Any) -> Any:
+                return await around(work.__name__, lambda: real_unit(work, **options))
+
+            async def write(*args: Any, **options: Any) -> Any:
+                return await around("write", lambda: real_write(*args, **options))
+
+            patch.setattr(database, "transact", unit)
+            patch.setattr(database, "write", write)
+        yield
 
 
 @contextmanager
@@ -216,19 +268,16 @@ def crash_after(runtime: LangGraphRuntime, writes: int, monkeypatch: pytest.Monk
     """Let only so many writes reach the checkpoints, as if the process had died then. Yields the number refused."""
     refused = [0]
     left = [writes]
-    connection = runtime.saver.conn
-    real = connection.transact
 
-    async def transact(work: Callable[[Any], Found], *, about: str = "") -> Found:
-        if work.__name__ == "write":
+    async def around(name: str, proceed: Callable[[], Awaitable[Any]]) -> Any:
+        if name == "write":
             if left[0] == 0:
                 refused[0] += 1
                 raise StorageUnavailable("crashed")
             left[0] -= 1
-        return await real(work, about=about)
+        return await proceed()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(connection, "transact", transact)
+    with intercepted(runtime, monkeypatch, around):
         yield refused
 
 

@@ -1,10 +1,9 @@
 """A model that never says the same twice, and deaths after the n-th write, responses included."""
 
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -18,10 +17,8 @@ from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.runtime import ModelReplayed
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime
-from tests.conformance.runtime.playing import Played
+from tests.conformance.runtime.playing import Played, intercepted, looked_up
 from tests.support.scripted_model import ScriptedChatModel, ScriptedTurn
-
-Found = TypeVar("Found")
 
 
 class NumberedModel(ScriptedChatModel):
@@ -81,23 +78,20 @@ def dies_after(
     """Let only so many writes, or responses, reach the file of the checkpoints, as if the process had died then."""
     death = Death()
     left = [-1 if writes is None else writes, -1 if responses is None else responses]
-    connection = runtime.saver.conn
-    real = connection.transact
 
-    async def transact(work: Callable[[Any], Found], *, about: str = "") -> Found:
-        if work.__name__ in {"write", "keep_response"}:
+    async def around(name: str, proceed: Callable[[], Awaitable[Any]]) -> Any:
+        if name in {"write", "keep_response"}:
             if 0 in left:
-                death.refused.append(work.__name__)
+                death.refused.append(name)
                 raise StorageUnavailable("crashed")
             left[0] -= 1
-            stored = await real(work, about=about)
+            stored = await proceed()
             left[0] += stored is False  # a response whose checkpoint is not there yet
             left[1] -= stored is True
             return stored
-        return await real(work, about=about)
+        return await proceed()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(connection, "transact", transact)
+    with intercepted(runtime, monkeypatch, around):
         yield death
 
 
@@ -113,11 +107,7 @@ def output_of(played: Played) -> Any:
 
 async def rows_in(runtime: LangGraphRuntime) -> int:
     """How many responses are in the journal."""
-
-    def count(connection: sqlite3.Connection) -> int:
-        return connection.execute("SELECT COUNT(*) FROM journal").fetchone()[0]
-
-    return await runtime.saver.conn.transact(count)
+    return int((await looked_up(runtime, "SELECT count(*) FROM journal"))[0][0])
 
 
 def remembering(model: Any, seen: list[Any]) -> Any:

@@ -18,7 +18,7 @@ from roadworthy.domain.ids import ThreadId
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime
-from tests.conformance.runtime.playing import AGENT, BOUND, OWNER, Compiled, Played, a_run, play, prepared
+from tests.conformance.runtime.playing import AGENT, BOUND, OWNER, Compiled, Played, a_run, looked_up, play, prepared
 from tests.support.scripted_model import ScriptedCall, ScriptedChatModel, ScriptedTurn
 
 LOOKED = (("c-look", "finished"),)
@@ -147,4 +147,4 @@ async def going_on(runtime: LangGraphRuntime) -> Played:
 async def rows(runtime: LangGraphRuntime) -> list[tuple[str, str]]:
     """Calls that something is known of, with their states."""
     query = "SELECT tool_call_id, state FROM tool_calls"
-    return await runtime.saver.conn.transact(lambda found: found.execute(query).fetchall())
+    return await looked_up(runtime, query)

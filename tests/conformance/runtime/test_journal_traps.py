@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from roadworthy.domain.usage import ModelCall, Tokens, Usage
 from roadworthy.ports.runtime import ModelReplayed
 from roadworthy.runtimes.langgraph import journal
 from roadworthy.runtimes.langgraph.model_cache import JournalCache
-from tests.conformance.runtime.playing import AGENT, BOUND, Bench, a_run, play, prepared, retried
+from tests.conformance.runtime.playing import AGENT, BOUND, Bench, a_run, intercepted, play, prepared, retried
 from tests.conformance.runtime.replaying import (
     NumberedModel,
     dies_after,
@@ -102,24 +102,22 @@ async def test_an_answer_waits_for_the_checkpoint_that_it_stands_on(
     gate, tried = asyncio.Event(), asyncio.Event()
     seen: list[Any] = []
     async with bench.serve(remembering(numbered(), seen)) as runtime, asyncio.timeout(BOUND):
-        connection = runtime.saver.conn
-        real = connection.transact
 
-        async def transact(work: Callable[[Any], Any], *, about: str = "") -> Any:
-            if work.__name__ == "write":
+        async def around(name: str, proceed: Callable[[], Awaitable[Any]]) -> Any:
+            if name == "write":
                 await gate.wait()
-            stored = await real(work, about=about)
-            if work.__name__ == "keep_response":
+            stored = await proceed()
+            if name == "keep_response":
                 assert gate.is_set() or not stored
                 tried.set()
             return stored
 
-        monkeypatch.setattr(connection, "transact", transact)
-        async with asyncio.TaskGroup() as group:
-            playing = group.create_task(play(runtime, a_run(runtime.message_input(AGENT, "Go."))))
-            await tried.wait()
-            assert (seen, await rows_in(runtime)) == ([], 0)
-            gate.set()
+        with intercepted(runtime, monkeypatch, around):
+            async with asyncio.TaskGroup() as group:
+                playing = group.create_task(play(runtime, a_run(runtime.message_input(AGENT, "Go."))))
+                await tried.wait()
+                assert (seen, await rows_in(runtime)) == ([], 0)
+                gate.set()
         assert len(seen) == 1
         assert len(kept(playing.result())) == 1
 
@@ -317,17 +315,19 @@ async def by_ainvoke(model: NumberedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "ask"),
+    ("make", "ask"),
     [
-        (numbered(), by_astream),
-        (numbered(), by_agenerate),
-        (numbered(), by_blocking_the_loop),
-        (numbered(cache=False), by_ainvoke),
-        (numbered(cache=InMemoryCache()), by_ainvoke),
-        (Unstable(), by_ainvoke),
+        (numbered, by_astream),
+        (numbered, by_agenerate),
+        (numbered, by_blocking_the_loop),
+        (lambda: numbered(cache=False), by_ainvoke),
+        (lambda: numbered(cache=InMemoryCache()), by_ainvoke),
+        (Unstable, by_ainvoke),
     ],
 )
-async def test_calls_outside_of_the_journal_s_reach_are_counted(bench: Bench, model: Any, ask: Any) -> None:
+async def test_calls_outside_of_the_journal_s_reach_are_counted(bench: Bench, make: Any, ask: Any) -> None:
+    model = make()
+
     async def node(_: MessagesState) -> MessagesState:
         await ask(model)
         return {"messages": []}

@@ -14,6 +14,7 @@ from langgraph.types import interrupt
 from roadworthy.domain.run import InputKind, Run
 from roadworthy.runtimes.langgraph.checkpoint_pruning import Row, needed
 from roadworthy.runtimes.langgraph.keys import thread_key
+from roadworthy.runtimes.langgraph.postgres_checkpoints import FencedPostgresSaver
 from roadworthy.runtimes.langgraph.runtime import LangGraphRuntime
 from tests.conformance.runtime.playing import (
     AGENT,
@@ -22,6 +23,7 @@ from tests.conformance.runtime.playing import (
     Played,
     a_run,
     crash_after,
+    looked_up,
     marked,
     play,
     ref_of,
@@ -55,9 +57,9 @@ async def said(runtime: LangGraphRuntime) -> list[str]:
 
 
 async def counted(runtime: LangGraphRuntime, table: str) -> int:
-    query = f"SELECT count(*) FROM {table} WHERE thread_id = ?"
-    found = await runtime.saver.conn.transact(lambda connection: connection.execute(query, (KEY,)).fetchone())
-    return int(found[0])
+    if isinstance(runtime.saver, FencedPostgresSaver) and table != "checkpoints":
+        table = f"checkpoint_{table}"
+    return int((await looked_up(runtime, f"SELECT count(*) FROM {table} WHERE thread_id = ?", KEY))[0][0])
 
 
 async def test_a_thread_of_any_length_keeps_the_same_few_checkpoints(bench: Bench) -> None:
@@ -73,12 +75,12 @@ async def test_a_thread_of_any_length_keeps_the_same_few_checkpoints(bench: Benc
         assert await runtime.prune_thread(THREAD, keep=3) == 0
 
 
-async def test_parts_that_nothing_stands_on_go_with_their_checkpoints(bench: Bench) -> None:
+async def test_parts_that_nothing_stands_on_go_with_their_checkpoints(sqlite_bench: Bench) -> None:
     async def node(state: MessagesState) -> dict[str, Any]:
         return {"messages": [AIMessage("x" * 9000, id="always the same one")]}
 
     graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
-    async with bench.serve(graph) as runtime:
+    async with sqlite_bench.serve(graph) as runtime:
         for turn in range(5):
             await say(runtime, f"{turn}" * 9000)
         before = await counted(runtime, "blobs")

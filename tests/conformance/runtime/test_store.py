@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from roadworthy.domain.ids import TenantId, UserId
 from roadworthy.domain.principal import Owner
 from roadworthy.runtimes.langgraph.store import StoreConfig
 from tests.conformance.runtime.playing import OWNER, Bench, Compiled, a_run, play
+from tests.support.postgres import PostgresServer
 
 BOB = Owner(tenant=OWNER.tenant, user=UserId("bob"))
 STRANGER = Owner(tenant=TenantId("other"), user=OWNER.user)
@@ -140,17 +142,31 @@ CAN_LOAD_EXTENSIONS = hasattr(sqlite3.Connection, "enable_load_extension")
 
 
 @pytest.mark.skipif(CAN_LOAD_EXTENSIONS, reason="this Python's sqlite3 can load extensions, so nothing is refused")
-async def test_an_index_without_extensions_is_refused_at_the_start(bench: Bench) -> None:
-    bench.store = StoreConfig(index={"dims": 2, "embed": "openai:any"})
+async def test_an_index_without_extensions_is_refused_at_the_start(sqlite_bench: Bench) -> None:
+    sqlite_bench.store = StoreConfig(index={"dims": 2, "embed": "openai:any"})
     with pytest.raises(ConfigError, match="extensions"):
-        async with bench.serve(graph_of(**OPERATIONS)):
+        async with sqlite_bench.serve(graph_of(**OPERATIONS)):
             pass
 
 
-@pytest.mark.skipif(
-    not CAN_LOAD_EXTENSIONS, reason="NOT CHECKED: search by meaning, this Python's sqlite3 cannot load it"
-)
+async def test_an_index_on_a_postgres_without_pgvector_is_refused_at_the_start(
+    tmp_path: Path, database: str, server: PostgresServer
+) -> None:
+    bench = Bench(folder=tmp_path, url=database, store=StoreConfig(index={"dims": 2, "embed": "openai:any"}))
+    (control,) = server.folder.rglob("vector.control")
+    control.rename(away := control.with_suffix(".away"))
+    try:
+        with pytest.raises(ConfigError, match="pgvector"):
+            async with bench.serve(graph_of(**OPERATIONS)):
+                pass
+    finally:
+        away.rename(control)
+
+
 async def test_items_are_searched_by_meaning_with_an_index(bench: Bench) -> None:
+    if bench.url is None and not CAN_LOAD_EXTENSIONS:
+        pytest.skip("NOT CHECKED: search by meaning on SQLite, this Python's sqlite3 cannot load it")
+
     def embed(texts: list[str]) -> list[list[float]]:
         return [[float("cat" in text), float("dog" in text)] for text in texts]
 
@@ -167,5 +183,6 @@ async def test_items_are_searched_by_meaning_with_an_index(bench: Bench) -> None
         await play(runtime, a_run({"do": "keep"}))
         mine = await play(runtime, a_run({"do": "find"}))
         theirs = await play(runtime, a_run({"do": "find"}, owner=BOB))
-    assert mine.completed.output == {"do": "find", "found": ["b"]}
-    assert theirs.completed.output == {"do": "find", "found": []}
+        assert mine.completed.output == {"do": "find", "found": ["b"]}
+        assert theirs.completed.output == {"do": "find", "found": []}
+        assert await runtime.erase_items(OWNER) == 2

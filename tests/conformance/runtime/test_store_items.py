@@ -93,12 +93,12 @@ async def test_what_a_tenant_shares_is_nobody_s_own(bench: Bench) -> None:
         assert await runtime.erase_items(OWNER) == 0
 
 
-async def test_a_store_in_use_is_read_from_its_file(bench: Bench, tmp_path: Path) -> None:
-    async with bench.serve(keeping()) as runtime:
+async def test_a_store_in_use_is_read_from_its_file(sqlite_bench: Bench, tmp_path: Path) -> None:
+    async with sqlite_bench.serve(keeping()) as runtime:
         assert list(items_in_file(tmp_path / "nothing", OWNER)) == []
         await kept(runtime, OWNER, 2)
         await kept(runtime, ALIKE[0], 1)
-        (file,) = bench.folder.rglob(STORE_FILE)
+        (file,) = sqlite_bench.folder.rglob(STORE_FILE)
         assert list(items_in_file(file, OWNER)) == list(await runtime.export_items(OWNER))
 
 

@@ -24,6 +24,7 @@ from tests.conformance.runtime.playing import (
     CAPS,
     Bench,
     a_run,
+    looked_up,
     marked,
     play,
     retried,
@@ -203,14 +204,14 @@ async def test_what_is_known_of_calls_goes_with_the_next_run_and_with_the_thread
 
     async def owners() -> list[tuple[str]]:
         query = "SELECT run_id FROM tool_calls"
-        return await runtime.saver.conn.transact(lambda found: found.execute(query).fetchall())
+        return await looked_up(runtime, query)
 
     async with bench.serve(agent([shop.look, shop.wait], LOOK, WAIT)) as runtime:
         for number in (1, 2):
             run = go(runtime, number)
             await play(runtime, run)
             assert await owners() == [(run.run_id,)] * 2
-        await runtime.saver.conn.transact(lambda found: erase_tool_rows(found, "acme/ann/thread"))
+        await runtime.saver.rows.transact(lambda rows: erase_tool_rows(rows, "acme/ann/thread"))
         assert await owners() == []
 
 

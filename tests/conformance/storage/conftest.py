@@ -1,6 +1,6 @@
 """Every backend is put through the same tests; see ``backends.py``."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Database
 from tests.conformance.storage.backends import BACKENDS, Templates, open_backend
 from tests.conformance.storage.factories import TickingClock
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +24,6 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "template.db"
     migrate(path)
     return path
-
-
-@pytest.fixture(scope="session")
-def server() -> Generator[PostgresServer]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,15 @@
 checkpoints only ever follow the latest ones.
 """
 
-import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-Kept: TypeAlias = set[tuple[str, str]]
+# namespace, id
+Place: TypeAlias = tuple[str, str]
+Kept: TypeAlias = set[Place]
 
-_ROWS = (
-    "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, json_extract(m, '$.run_id'), "
-    "json_extract(m, '$.parents.\"\"'), json_extract(m, '$.counters_since_delta_snapshot') IS NOT NULL "
-    "FROM (SELECT *, CAST(metadata AS TEXT) AS m FROM checkpoints WHERE thread_id = ?) ORDER BY checkpoint_id DESC"
-)
 # LangGraph separates a task's name and id in the namespace of the graph that the task runs.
 _TASK_ID = ":"
 
@@ -35,14 +31,17 @@ class Row:
     delta: bool
 
 
-def superfluous(connection: sqlite3.Connection, thread: str, keep: int) -> Sequence[tuple[str, str]]:
-    """Namespace and id of the checkpoints that nothing needs when the latest ``keep`` of the root graph stay."""
-    return _others(connection, thread, lambda rows: needed(rows, keep))
+def superfluous(rows: Sequence[Row], keep: int) -> Sequence[Place]:
+    """Namespace and id of the checkpoints that nothing needs when the latest ``keep`` of the root graph stay.
+
+    ``rows``: all of the thread, newest first. The result begins with the oldest.
+    """
+    return _others(rows, needed(rows, keep))
 
 
-def outdated(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[str, str]]:
-    """Namespace and id of all but the latest checkpoint of each namespace."""
-    return _others(connection, thread, lambda rows: {(row.namespace, row.id) for row in _newest(rows)})
+def outdated(rows: Sequence[Row]) -> Sequence[Place]:
+    """As ``superfluous``: all but the latest checkpoint of each namespace."""
+    return _others(rows, {(row.namespace, row.id) for row in _newest(rows)})
 
 
 def needed(rows: Sequence[Row], keep: int) -> Kept:
@@ -63,14 +62,7 @@ def needed(rows: Sequence[Row], keep: int) -> Kept:
     return kept
 
 
-def _others(
-    connection: sqlite3.Connection, thread: str, choose: Callable[[Sequence[Row]], Kept]
-) -> Sequence[tuple[str, str]]:
-    rows = [
-        Row(namespace=namespace, id=id_, parent=parent, run=run, root=root, delta=bool(delta))
-        for namespace, id_, parent, run, root, delta in connection.execute(_ROWS, (thread,))
-    ]
-    kept = choose(rows)
+def _others(rows: Sequence[Row], kept: Kept) -> Sequence[Place]:
     # A channel that keeps only what changes needs the checkpoints before. They hold little by their nature.
     whole = {row.namespace for row in rows if row.delta} & {namespace for namespace, _ in kept}
     return [

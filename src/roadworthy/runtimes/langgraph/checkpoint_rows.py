@@ -13,7 +13,9 @@ from langgraph.checkpoint.sqlite.utils import pending_writes_sql
 
 from roadworthy.domain.ids import RunId
 from roadworthy.runtimes.langgraph.checkpoint_chunks import Key, Written
+from roadworthy.runtimes.langgraph.checkpoint_pruning import Row as PrunedRow
 from roadworthy.runtimes.langgraph.checkpoint_sharing import SHARED, Encoded, keys_of
+from roadworthy.runtimes.langgraph.savers import OpenWrite
 
 Answer = TypeVar("Answer")
 # id, parent's id, type, checkpoint, metadata · task, channel, type, value, path, index
@@ -60,6 +62,11 @@ _OF_RUN = (
 )
 _THREADS_OF_RUN = (
     "SELECT DISTINCT thread_id FROM checkpoints WHERE json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+)
+_PRUNED = (
+    "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, json_extract(m, '$.run_id'), "
+    "json_extract(m, '$.parents.\"\"'), json_extract(m, '$.counters_since_delta_snapshot') IS NOT NULL "
+    "FROM (SELECT *, CAST(metadata AS TEXT) AS m FROM checkpoints WHERE thread_id = ?) ORDER BY checkpoint_id DESC"
 )
 _DELETE = "DELETE FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
 _DELETE_WRITES = "DELETE FROM writes WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
@@ -180,11 +187,20 @@ def newest_id(connection: sqlite3.Connection, thread: str) -> str | None:
     return _text(connection.execute(_NEWEST, (thread,)).fetchone())
 
 
-def open_writes(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[str, str, str, str, bytes | None]]:
-    """What tasks have written on the latest checkpoint of each namespace: namespace, task, channel, type, and for
-    interrupts the value.
-    """
-    return connection.execute(_OPEN_WRITES, (thread, thread)).fetchall()
+def open_writes(connection: sqlite3.Connection, thread: str) -> Sequence[OpenWrite]:
+    """What tasks have written on the latest checkpoint of each namespace."""
+    return [
+        OpenWrite(namespace=namespace, task=task, channel=channel, written=None if data is None else (kind, data))
+        for namespace, task, channel, kind, data in connection.execute(_OPEN_WRITES, (thread, thread))
+    ]
+
+
+def for_pruning(connection: sqlite3.Connection, thread: str) -> Sequence[PrunedRow]:
+    """A thread's checkpoints, newest first."""
+    return [
+        PrunedRow(namespace=namespace, id=id_, parent=parent, run=run, root=root, delta=bool(delta))
+        for namespace, id_, parent, run, root, delta in connection.execute(_PRUNED, (thread,))
+    ]
 
 
 def all_of(connection: sqlite3.Connection, thread: str) -> Sequence[tuple[str, str]]:

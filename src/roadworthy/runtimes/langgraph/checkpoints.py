@@ -9,10 +9,10 @@ looks at the attempt's fence right before writing. What a thread's checkpoints s
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -29,12 +29,11 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.checkpoint.sqlite.utils import search_where
-from langgraph.types import Interrupt
 
 from roadworthy.domain.ids import RunId
 from roadworthy.runtimes.langgraph import checkpoint_rows as rows
 from roadworthy.runtimes.langgraph.checkpoint_chunks import KnownChunks
-from roadworthy.runtimes.langgraph.checkpoint_pruning import outdated, superfluous
+from roadworthy.runtimes.langgraph.checkpoint_pruning import Place, Row
 from roadworthy.runtimes.langgraph.checkpoint_sharing import (
     Encoded,
     Knowledge,
@@ -43,22 +42,19 @@ from roadworthy.runtimes.langgraph.checkpoint_sharing import (
     encode_checkpoint,
     encode_write,
 )
-from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
+from roadworthy.runtimes.langgraph.current import current_attempt
 from roadworthy.runtimes.langgraph.failures import storage_errors
 from roadworthy.runtimes.langgraph.journal_rows import create_journal, forget_passed, forget_run, forget_thread
-from roadworthy.runtimes.langgraph.sqlite import Connection, open_file
+from roadworthy.runtimes.langgraph.savers import FencedSaver, configurable, ids_by_namespace, questions, watched
+from roadworthy.runtimes.langgraph.sqlite import Connection, SqliteRowDatabase, open_file
+from roadworthy.runtimes.langgraph.sqlite_rows import BYTES, SqliteRows, finished
 from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, erase_tool_rows
 
-# Writes that tell what happened to a task, not what it produced (langgraph.pregel._task_status).
-_CONTROL = frozenset({"__error__", "__error_source_node__", "__interrupt__", "__resume__"})
-_NO_TASK = "00000000-0000-0000-0000-000000000000"
 # Checkpoints, and parts, that one transaction deletes. LangGraph's own saver makes checkpoints of a megabyte.
 _DELETED_AT_ONCE = 25
 _PARTS_AT_ONCE = 1000
 # Between two of these, for what came meanwhile.
 _PAUSE_SECONDS = 0.005
-
-Superfluous: TypeAlias = Callable[[sqlite3.Connection], Sequence[tuple[str, str]]]
 
 
 class _ChangedElsewhere(Exception):
@@ -68,8 +64,8 @@ class _ChangedElsewhere(Exception):
         self.version = version
 
 
-class FencedSqliteSaver(AsyncSqliteSaver):
-    """See the module. Sync methods work from threads, by way of the loop, as in LangGraph's own."""
+class FencedSqliteSaver(FencedSaver, AsyncSqliteSaver):
+    """See the module."""
 
     conn: Connection
     knowledge: Knowledge
@@ -82,25 +78,12 @@ class FencedSqliteSaver(AsyncSqliteSaver):
 
         def create(connection: sqlite3.Connection) -> None:
             rows.create_blobs(connection)
-            create_journal(connection)
-            create_tool_rows(connection)
+            finished(create_journal(SqliteRows(connection), bytes_type=BYTES))
+            finished(create_tool_rows(SqliteRows(connection), bytes_type=BYTES))
 
         await self.conn.transact(create)
+        self.rows = SqliteRowDatabase(self.conn)
         self.knowledge = Knowledge(await self.conn.transact(rows.version))
-
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint that the config names, else the latest; the one read ahead, if it is that."""
-        where = _configurable(config)
-        thread, namespace = str(where["thread_id"]), str(where.get("checkpoint_ns", ""))
-        wanted: str | None = where.get("checkpoint_id") or None
-        scope = current_attempt.get()
-        if scope is not None:
-            scope.watch.opened(thread, namespace)
-        if scope is not None and wanted is None and not namespace and scope.ahead is not None:
-            ahead, scope.ahead = scope.ahead, None
-            if ahead.thread == thread:
-                return ahead.latest
-        return await self._read(thread, namespace, wanted)
 
     async def alist(
         self,
@@ -135,7 +118,7 @@ class FencedSqliteSaver(AsyncSqliteSaver):
             LeaseLost: the attempt's fence is up.
             StorageUnavailable: SQLite failed.
         """
-        where = _configurable(config)
+        where = configurable(config)
         described = json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False).encode("utf-8", "ignore")
         thread, namespace, parent = str(where["thread_id"]), str(where["checkpoint_ns"]), where.get("checkpoint_id")
         place = (thread, namespace, checkpoint["id"])
@@ -145,9 +128,9 @@ class FencedSqliteSaver(AsyncSqliteSaver):
 
         def put(connection: sqlite3.Connection, encoded: Sequence[Encoded]) -> None:
             rows.put(connection, place, parent, encoded[0], described)
-            forget_passed(connection, *place)
+            finished(forget_passed(SqliteRows(connection), *place))
 
-        with _watched(current_attempt.get()):
+        with watched(current_attempt.get()):
             await self._write(thread, encode, put)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
@@ -155,7 +138,7 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store what a task wrote within its step. Errors as ``aput``."""
-        where = _configurable(config)
+        where = configurable(config)
         thread = str(where["thread_id"])
         place = (thread, str(where["checkpoint_ns"]), str(where["checkpoint_id"]), task_id, task_path)
         names = [(WRITES_IDX_MAP.get(channel, index), channel) for index, (channel, _) in enumerate(writes)]
@@ -177,8 +160,8 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         """
 
         def forget(connection: sqlite3.Connection) -> None:
-            forget_thread(connection, thread_id)
-            erase_tool_rows(connection, thread_id)
+            finished(forget_thread(SqliteRows(connection), thread_id))
+            finished(erase_tool_rows(SqliteRows(connection), thread_id))
 
         await self._delete(thread_id, await self._ask(rows.all_of, thread_id))
         await self._sweep(thread_id)
@@ -189,41 +172,15 @@ class FencedSqliteSaver(AsyncSqliteSaver):
 
         def erase(connection: sqlite3.Connection) -> None:
             rows.erase_run(connection, thread_id, run_id)
-            forget_run(connection, thread_id, run_id)
+            finished(forget_run(SqliteRows(connection), thread_id, run_id))
 
         await self._change(thread_id, erase)
-
-    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Delete the checkpoints of runs, on whatever threads."""
-        for run_id in map(RunId, run_ids):
-            for thread in await self._ask(rows.threads_of_run, run_id):
-                await self.erase_run(thread, run_id)
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints of a thread to another."""
         await self._change(
             target_thread_id, lambda connection: rows.copy_thread(connection, source_thread_id, target_thread_id)
         )
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete the checkpoints of threads: all, or with ``keep_latest`` all but the latest of each namespace.
-
-        Raises:
-            ValueError: the strategy is unknown.
-        """
-        if strategy not in {"keep_latest", "delete"}:
-            raise ValueError(f"no such strategy: {strategy}")
-        for thread in thread_ids:
-            if strategy == "delete":
-                await self.adelete_thread(thread)
-            else:
-                await self._prune(thread, lambda connection, thread=thread: outdated(connection, thread))
-
-    async def prune_thread(self, thread_id: str, *, keep: int) -> int:
-        """Delete what nothing needs when the latest ``keep`` checkpoints of the root graph stay. Returns how many
-        checkpoints went. See ``checkpoint_pruning``; for threads without a run under way.
-        """
-        return await self._prune(thread_id, lambda connection: superfluous(connection, thread_id, keep))
 
     async def latest_run(self, thread_id: str) -> str | None:
         """The run that wrote the thread's latest root checkpoint."""
@@ -241,17 +198,13 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         """The ids of the questions that wait for an answer, by namespace: the root's is ``""``."""
         known = self.knowledge.of(thread_id)
         found = await self.conn.read(lambda connection: rows.open_writes(connection, thread_id), about=thread_id)
-        finished = {(ns, task) for ns, task, channel, _, _ in found if channel not in _CONTROL and task != _NO_TASK}
-        ids: dict[str, set[str]] = {}
-        for namespace, task, _, kind, data in found:
-            if data is not None and (namespace, task) not in finished:
-                blobs = await self.conn.read(
-                    lambda connection, row=(kind, data): rows.blobs_of(connection, thread_id, row), about=thread_id
-                )
-                asked = decode_write(self.serde, kind, data, blobs, known)
-                items = asked if isinstance(asked, list | tuple) else [asked]
-                ids.setdefault(namespace, set()).update(item.id for item in items if isinstance(item, Interrupt))
-        return {namespace: frozenset(found) for namespace, found in ids.items()}
+        asked: list[tuple[str, object]] = []
+        for namespace, row in questions(found):
+            blobs = await self.conn.read(
+                lambda connection, row=row: rows.blobs_of(connection, thread_id, row), about=thread_id
+            )
+            asked.append((namespace, decode_write(self.serde, *row, blobs, known)))
+        return ids_by_namespace(asked)
 
     async def check(self) -> None:
         """Write and read something.
@@ -315,8 +268,11 @@ class FencedSqliteSaver(AsyncSqliteSaver):
         self.knowledge.forget(thread)
         return await self.conn.transact(work, about=thread)
 
-    async def _prune(self, thread: str, choose: Superfluous) -> int:
-        going = await self.conn.transact(choose, about=thread)
+    async def _threads_of_run(self, run_id: RunId) -> Sequence[str]:
+        return await self._ask(rows.threads_of_run, run_id)
+
+    async def _prune(self, thread: str, choose: Callable[[Sequence[Row]], Sequence[Place]]) -> int:
+        going = choose(await self._ask(rows.for_pruning, thread))
         await self._delete(thread, going)
         if going:
             await self._sweep(thread)
@@ -380,21 +336,3 @@ def _writing(
             raise _ChangedElsewhere(now)
 
     return write
-
-
-@contextmanager
-def _watched(scope: AttemptScope | None) -> Generator[None]:
-    """Tell the attempt what became of a checkpoint."""
-    error: BaseException | None = None
-    try:
-        yield
-    except Exception as raised:  # whatever it is: who waits for this checkpoint waits in vain
-        error = raised
-        raise
-    finally:
-        if scope is not None:
-            scope.watch.stored(error)
-
-
-def _configurable(config: RunnableConfig) -> dict[str, Any]:
-    return config.get("configurable", {})

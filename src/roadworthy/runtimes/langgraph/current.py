@@ -33,13 +33,21 @@ class AttemptScope:
     ``watch`` is told by the checkpointer what it reads and stores.
     """
 
-    __slots__ = ("_fenced", "ahead", "owner", "run_id", "tool_journal", "tools", "watch", "work")
+    __slots__ = ("_fenced", "ahead", "attempt", "owner", "run_id", "tool_journal", "tools", "watch", "work")
 
     def __init__(
-        self, *, owner: Owner, run_id: RunId, tools: ToolEvents, work: WorkTracker, watch: CheckpointWatch
+        self,
+        *,
+        owner: Owner,
+        run_id: RunId,
+        attempt: int,
+        tools: ToolEvents,
+        work: WorkTracker,
+        watch: CheckpointWatch,
     ) -> None:
         self.owner = owner
         self.run_id = run_id
+        self.attempt = attempt
         self.tools = tools
         self.work = work
         self.watch = watch

@@ -12,21 +12,21 @@ from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from roadworthy.domain.run import Run
-from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.current import Ahead, current_attempt
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
 from roadworthy.runtimes.langgraph.messages import messages_in
+from roadworthy.runtimes.langgraph.savers import FencedSaver
 
 
 class ThreadHistory:
     """One thread's past, read by the agent's own graph. ``config`` names the thread."""
 
-    def __init__(self, served: ServedGraph, saver: FencedSqliteSaver, config: RunnableConfig) -> None:
+    def __init__(self, served: ServedGraph, saver: FencedSaver, config: RunnableConfig) -> None:
         self.config = config
         self._served = served
         # The graph's own copy of the saver knows the types of its state.
         checkpointer = served.graph.checkpointer
-        self._saver = checkpointer if isinstance(checkpointer, FencedSqliteSaver) else saver
+        self._saver = checkpointer if isinstance(checkpointer, FencedSaver) else saver
 
     @property
     def serde(self) -> SerializerProtocol:

@@ -6,7 +6,6 @@ What it reaches, and why it is built so: ``docs/adr/0013-responses-are-journalle
 """
 
 import asyncio
-import sqlite3
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import wait
@@ -23,11 +22,12 @@ from roadworthy.domain.errors import LeaseLost, StorageUnavailable
 from roadworthy.domain.ids import new_id
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
-from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.current import AttemptScope
 from roadworthy.runtimes.langgraph.journal_place import Asked, Place, find_place
 from roadworthy.runtimes.langgraph.journal_rows import Row, forget_thread, keep_row, load_rows
 from roadworthy.runtimes.langgraph.model_calls import OpenCall, Replay
+from roadworthy.runtimes.langgraph.rows import Rows
+from roadworthy.runtimes.langgraph.savers import FencedSaver
 from roadworthy.runtimes.langgraph.waiting import Heartbeat
 
 # The checkpoint that a call stands on takes milliseconds; nothing waits for it without a bound.
@@ -41,11 +41,11 @@ attempt_journal: "ContextVar[AttemptJournal | None]" = ContextVar("roadworthy_jo
 class AttemptJournal:
     """See the module. Made on the attempt's loop; ``find``, ``asked`` and ``keep_from_thread`` are for any thread."""
 
-    def __init__(self, *, scope: AttemptScope, saver: FencedSqliteSaver, clock: Clock) -> None:
+    def __init__(self, *, scope: AttemptScope, saver: FencedSaver, clock: Clock) -> None:
         self.loop = asyncio.get_running_loop()
         self._thread_of_loop = get_ident()
         self._scope = scope
-        self._connection = saver.conn
+        self._rows = saver.rows
         self._serde: SerializerProtocol = saver.serde
         self._clock = clock
         self._beat = Heartbeat(self.loop)
@@ -62,10 +62,7 @@ class AttemptJournal:
         """Take over what earlier attempts were answered on the thread's latest checkpoints."""
         thread = self._scope.watch.thread
 
-        def read_journal(connection: sqlite3.Connection) -> Sequence[Row]:
-            return load_rows(connection, thread)
-
-        for row in await self._connection.transact(read_journal):
+        for row in await self._rows.transact(lambda rows: load_rows(rows, thread)):
             key = (row.namespace, row.hash)
             self._left.setdefault(key, deque()).append(row)
             self._counts[key] = row.occurrence + 1
@@ -74,12 +71,8 @@ class AttemptJournal:
         """Let go of everything: the next run of the thread asks anew."""
         scope = self._scope
 
-        def forget_responses(connection: sqlite3.Connection) -> None:
-            scope.check_fence()
-            forget_thread(connection, scope.watch.thread)
-
         with suppress(LeaseLost, StorageUnavailable):
-            await self._connection.transact(forget_responses)
+            await self._rows.transact(lambda rows: forget_thread(rows, scope.watch.thread), fence=scope)
 
     @property
     def has_answers(self) -> bool:
@@ -174,15 +167,14 @@ class AttemptJournal:
     async def _store(self, place: Place, row: Row) -> bool:
         scope, watch = self._scope, self._scope.watch
 
-        def keep_response(connection: sqlite3.Connection) -> bool:
-            scope.check_fence()
-            return keep_row(connection, watch.thread, place, row)
+        async def keep_response(rows: Rows) -> bool:
+            return await keep_row(rows, watch.thread, place, row)
 
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while True:
                     coming = watch.coming()
-                    if await self._connection.transact(keep_response):
+                    if await self._rows.transact(keep_response, fence=scope):
                         return True
                     if watch.over:
                         return False

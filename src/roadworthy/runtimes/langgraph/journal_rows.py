@@ -1,11 +1,10 @@
-"""The journal's table, in the checkpointer's own file: one row for each model response that a crash must not lose.
+"""The journal's table, in the checkpointer's own database: one row for each model response that a crash must not lose.
 
 ``journal`` stores and loads rows; ``checkpoints`` lets them go in the transaction that makes them useless. A row
 commits only behind the checkpoints that its call was made on: without them nobody would ever find it again.
 """
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -13,21 +12,29 @@ from typing import Any
 
 from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.runtimes.langgraph.journal_place import Place
+from roadworthy.runtimes.langgraph.rows import Rows
 
+# ``{bytes}`` is the database's type for bytes.
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS journal (thread_id TEXT NOT NULL, namespace TEXT NOT NULL, hash TEXT NOT NULL, "
     "occurrence INTEGER NOT NULL, root_id TEXT NOT NULL, graph_ns TEXT NOT NULL, graph_id TEXT NOT NULL, "
-    "run_id TEXT NOT NULL, call TEXT NOT NULL, type TEXT NOT NULL, value BLOB NOT NULL, "
+    "run_id TEXT NOT NULL, call TEXT NOT NULL, type TEXT NOT NULL, value {bytes} NOT NULL, "
     "PRIMARY KEY (thread_id, namespace, hash, occurrence))"
 )
-_IS_DURABLE = "SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
-_KEEP = "INSERT OR REPLACE INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEEP = (
+    "INSERT INTO journal (thread_id, namespace, hash, occurrence, root_id, graph_ns, graph_id, run_id, call, "
+    "type, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (thread_id, namespace, hash, occurrence) DO UPDATE SET "
+    "root_id = excluded.root_id, graph_ns = excluded.graph_ns, graph_id = excluded.graph_id, "
+    "run_id = excluded.run_id, call = excluded.call, type = excluded.type, value = excluded.value"
+)
 _LOAD = (
     "SELECT namespace, hash, occurrence, run_id, call, type, value FROM journal WHERE thread_id = ? ORDER BY occurrence"
 )
 _CALLS = "SELECT call FROM journal WHERE thread_id = ? AND run_id = ? ORDER BY occurrence"
-_FORGET_ROOT = "DELETE FROM journal WHERE thread_id = ? AND root_id < ?"
-_FORGET_GRAPH = "DELETE FROM journal WHERE thread_id = ? AND graph_ns = ? AND graph_id < ?"
+_COUNT = "SELECT count(*) FROM checkpoints WHERE thread_id = ?"
+FORGET_ROOT = "DELETE FROM journal WHERE thread_id = ? AND root_id < ?"
+FORGET_GRAPH = "DELETE FROM journal WHERE thread_id = ? AND graph_ns = ? AND graph_id < ?"
 _CALL = tuple(field.name for field in fields(ModelCall))
 _TOKENS = tuple(field.name for field in fields(Tokens))
 
@@ -46,54 +53,61 @@ class Row:
     value: tuple[str, bytes]
 
 
-def create_journal(connection: sqlite3.Connection) -> None:
+async def create_journal(rows: Rows, *, bytes_type: str) -> None:
     """Make the table if it is missing."""
-    connection.execute(_SCHEMA)
+    await rows.run(_SCHEMA.format(bytes=bytes_type))
 
 
-def keep_row(connection: sqlite3.Connection, thread: str, place: Place, row: Row) -> bool:
+async def keep_row(rows: Rows, thread: str, place: Place, row: Row) -> bool:
     """Store a row; False, and nothing is stored, while a checkpoint is missing that its call stands on."""
-    for namespace, checkpoint_id in place.stands_on:
-        if connection.execute(_IS_DURABLE, (thread, namespace, checkpoint_id)).fetchone() is None:
-            return False
+    if not await stands(rows, thread, place):
+        return False
     key = (thread, row.namespace, row.hash, row.occurrence)
-    connection.execute(_KEEP, (*key, place.root_id, *place.graph, row.run_id, _call_text(row.call), *row.value))
+    await rows.run(_KEEP, *key, place.root_id, *place.graph, row.run_id, _call_text(row.call), *row.value)
     return True
 
 
-def load_rows(connection: sqlite3.Connection, thread: str) -> Sequence[Row]:
+async def load_rows(rows: Rows, thread: str) -> Sequence[Row]:
     """All rows of a thread, equal calls in their order."""
-    found: list[tuple[str, str, int, str, str, str, bytes]] = connection.execute(_LOAD, (thread,)).fetchall()
     return [
         Row(namespace=namespace, hash=hash_, occurrence=n, run_id=run_id, call=_call_from(call), value=(kind, blob))
-        for namespace, hash_, n, run_id, call, kind, blob in found
+        for namespace, hash_, n, run_id, call, kind, blob in await rows.all(_LOAD, thread)
     ]
 
 
-def calls_of(connection: sqlite3.Connection, thread: str, run_id: str) -> Sequence[ModelCall]:
+async def calls_of(rows: Rows, thread: str, run_id: str) -> Sequence[ModelCall]:
     """The calls of one run of a thread that have their answers here."""
-    return [_call_from(text) for (text,) in connection.execute(_CALLS, (thread, run_id))]
+    return [_call_from(text) for (text,) in await rows.all(_CALLS, thread, run_id)]
 
 
-def forget_passed(connection: sqlite3.Connection, thread: str, namespace: str, checkpoint_id: str) -> None:
+async def forget_passed(rows: Rows, thread: str, namespace: str, checkpoint_id: str) -> None:
     """A graph of the thread has a new checkpoint: let go of what was stored on its earlier ones.
 
     The root's takes everything with it, subgraphs' rows too.
     """
     if namespace:
-        connection.execute(_FORGET_GRAPH, (thread, namespace, checkpoint_id))
+        await rows.run(FORGET_GRAPH, thread, namespace, checkpoint_id)
     else:
-        connection.execute(_FORGET_ROOT, (thread, checkpoint_id))
+        await rows.run(FORGET_ROOT, thread, checkpoint_id)
 
 
-def forget_thread(connection: sqlite3.Connection, thread: str) -> None:
+async def forget_thread(rows: Rows, thread: str) -> None:
     """Let go of everything of a thread."""
-    connection.execute("DELETE FROM journal WHERE thread_id = ?", (thread,))
+    await rows.run("DELETE FROM journal WHERE thread_id = ?", thread)
 
 
-def forget_run(connection: sqlite3.Connection, thread: str, run_id: str) -> None:
+async def forget_run(rows: Rows, thread: str, run_id: str) -> None:
     """Let go of what one run was answered."""
-    connection.execute("DELETE FROM journal WHERE thread_id = ? AND run_id = ?", (thread, run_id))
+    await rows.run("DELETE FROM journal WHERE thread_id = ? AND run_id = ?", thread, run_id)
+
+
+async def stands(rows: Rows, thread: str, place: Place) -> bool:
+    """Whether every checkpoint is there that a place stands on."""
+    wanted = set(place.stands_on)
+    marks = ", ".join(["(?, ?)"] * len(wanted))
+    query = f"{_COUNT} AND (checkpoint_ns, checkpoint_id) IN (VALUES {marks})"
+    ((count,),) = await rows.all(query, thread, *(part for one in wanted for part in one))
+    return bool(count == len(wanted))
 
 
 def _call_text(call: ModelCall) -> str:

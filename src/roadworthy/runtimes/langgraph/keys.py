@@ -23,5 +23,13 @@ def store_prefix(owner: Owner, *, shared_by_tenant: bool) -> tuple[str, ...]:
     return (tenant, "shared") if shared_by_tenant else (tenant, f"u:{_encode(owner.user)}")
 
 
+def owned_range(owner: Owner) -> tuple[str, str]:
+    """Every prefix of the owner's own, from the first to before the last: labels are joined by dots, and ``/`` comes
+    right after the dot.
+    """
+    prefix = ".".join(store_prefix(owner, shared_by_tenant=False))
+    return prefix + ".", prefix + "/"
+
+
 def _encode(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E")

@@ -13,11 +13,11 @@ from pydantic.errors import PydanticUserError
 from roadworthy.domain.agent import Agent
 from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject
-from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.graphs import Graph, ServedGraph
 from roadworthy.runtimes.langgraph.guards import ToolGuard, guarded
 from roadworthy.runtimes.langgraph.jsonable import to_json_object
 from roadworthy.runtimes.langgraph.messages import input_message_channel, message_channels
+from roadworthy.runtimes.langgraph.savers import FencedSaver
 from roadworthy.runtimes.langgraph.state_types import allowed_types
 
 
@@ -31,7 +31,7 @@ class LoadedAgent:
 
 
 def serve_graph(
-    loaded: LoadedAgent, *, saver: FencedSqliteSaver, store: BaseStore, guard: ToolGuard, extra_types: Sequence[str]
+    loaded: LoadedAgent, *, saver: FencedSaver, store: BaseStore, guard: ToolGuard, extra_types: Sequence[str]
 ) -> ServedGraph:
     """The copy of an agent's graph that runs here.
 

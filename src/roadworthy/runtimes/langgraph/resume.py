@@ -21,8 +21,8 @@ from langgraph.types import Interrupt as GraphInterrupt
 from roadworthy.domain.errors import AgentFailed
 from roadworthy.domain.json import JsonValue
 from roadworthy.domain.run import InputKind, Run
-from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
+from roadworthy.runtimes.langgraph.savers import FencedSaver
 
 OpenQuestions: TypeAlias = Mapping[str, frozenset[str]]
 
@@ -48,7 +48,7 @@ Plan: TypeAlias = Start | Ended
 
 
 async def make_plan(
-    run: Run, served: ServedGraph, saver: FencedSqliteSaver, config: RunnableConfig, latest: CheckpointTuple | None
+    run: Run, served: ServedGraph, saver: FencedSaver, config: RunnableConfig, latest: CheckpointTuple | None
 ) -> Plan:
     """Where attempt ``run.attempt`` starts. ``latest``: the thread's latest root checkpoint.
 
@@ -66,15 +66,13 @@ async def make_plan(
             return Start(input=await _answer(run, saver, config))
 
 
-async def note_questions(saver: FencedSqliteSaver, key: str) -> str:
+async def note_questions(saver: FencedSaver, key: str) -> str:
     """The mark that tells later attempts of a RESUME run which questions were open before its first one."""
     asked = await saver.open_interrupts(key)
     return json.dumps({namespace: sorted(ids) for namespace, ids in sorted(asked.items())})
 
 
-async def _continued(
-    served: ServedGraph, saver: FencedSqliteSaver, config: RunnableConfig, latest: CheckpointTuple
-) -> Plan:
+async def _continued(served: ServedGraph, saver: FencedSaver, config: RunnableConfig, latest: CheckpointTuple) -> Plan:
     stopped_after = await _breakpoint_after(served, saver, latest)
     state = await served.graph.aget_state(config)
     # ``next`` is empty too when all tasks of a step are done and only its checkpoint is missing.
@@ -93,7 +91,7 @@ def _waits(served: ServedGraph, state: StateSnapshot) -> bool:
     return any(_stops(served.graph.interrupt_before_nodes, task.name) for task in unfinished)
 
 
-async def _breakpoint_after(served: ServedGraph, saver: FencedSqliteSaver, latest: CheckpointTuple) -> bool:
+async def _breakpoint_after(served: ServedGraph, saver: FencedSaver, latest: CheckpointTuple) -> bool:
     """Whether a node behind which the graph stops was among those whose step made this checkpoint."""
     nodes = served.graph.interrupt_after_nodes
     if not nodes or latest.parent_config is None:
@@ -108,7 +106,7 @@ def _stops(nodes: "Sequence[str] | str", name: str) -> bool:
     return name in nodes or (nodes == "*" and not name.startswith("__"))
 
 
-async def _answer(run: Run, saver: FencedSqliteSaver, config: RunnableConfig) -> "Command[str] | None":
+async def _answer(run: Run, saver: FencedSaver, config: RunnableConfig) -> "Command[str] | None":
     now = await saver.open_interrupts(str(config.get("configurable", {})["thread_id"]))
     noted = _read_mark(run.resume_mark) or now
     answers = _answers(run.request.payload, noted.get("", frozenset()))

@@ -14,6 +14,7 @@ from roadworthy.domain.review import Resolution, ToolReview
 from roadworthy.domain.run import Run
 from roadworthy.domain.thread import ThreadRef
 from roadworthy.runtimes.langgraph.keys import CHECKPOINTS_FILE, thread_key
+from roadworthy.runtimes.langgraph.sqlite_rows import BYTES, SqliteRows, finished
 from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, resolve_row, reviews_of
 
 _BUSY_SECONDS = 10.0
@@ -37,7 +38,9 @@ def resolve_in(folder: Path, run: Run, tool_call_id: str, resolution: Resolution
     """
     with _opened(folder) as connection:
         asked = {one.tool_call_id for one in _of_run(connection, run)}
-        return tool_call_id in asked and resolve_row(connection, _key(run), tool_call_id, resolution, now)
+        return tool_call_id in asked and finished(
+            resolve_row(SqliteRows(connection), _key(run), tool_call_id, resolution, now)
+        )
 
 
 @contextmanager
@@ -47,14 +50,14 @@ def _opened(folder: Path) -> Generator[sqlite3.Connection]:
         raise StorageUnavailable(f"there is no file {file}")
     try:
         with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as connection, connection:
-            create_tool_rows(connection)
+            finished(create_tool_rows(SqliteRows(connection), bytes_type=BYTES))
             yield connection
     except sqlite3.Error as error:
         raise StorageUnavailable(f"the file {file} cannot be used: {error}") from error
 
 
 def _of_run(connection: sqlite3.Connection, run: Run) -> Sequence[ToolReview]:
-    return [one for one in reviews_of(connection, _key(run)) if one.run_id == run.run_id]
+    return [one for one in finished(reviews_of(SqliteRows(connection), _key(run))) if one.run_id == run.run_id]
 
 
 def _key(run: Run) -> str:

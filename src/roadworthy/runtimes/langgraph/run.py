@@ -21,7 +21,6 @@ from roadworthy.ports.circuits import Circuits
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Drained, Outcome, RuntimeEvent, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop, AttemptStopped
-from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver
 from roadworthy.runtimes.langgraph.config import run_config, state_config
 from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
 from roadworthy.runtimes.langgraph.exits import contained, enter_containment
@@ -38,6 +37,7 @@ from roadworthy.runtimes.langgraph.repair import repaired_input, unanswered_call
 from roadworthy.runtimes.langgraph.reservation_gate import GatedMeter
 from roadworthy.runtimes.langgraph.results import Results, interrupts_of
 from roadworthy.runtimes.langgraph.resume import Ended, Start, make_plan
+from roadworthy.runtimes.langgraph.savers import FencedSaver
 from roadworthy.runtimes.langgraph.sink import StateSink
 from roadworthy.runtimes.langgraph.threads import WorkTracker
 from roadworthy.runtimes.langgraph.tool_journal import ToolJournal
@@ -54,7 +54,7 @@ class Attempted:
 
     run: Run
     agents: Mapping[str, ServedGraph]
-    saver: FencedSqliteSaver
+    saver: FencedSaver
     caps: Caps
     clock: Clock
     circuits: Circuits
@@ -92,7 +92,12 @@ class GraphExecution:
         key = thread_key(ThreadRef(owner=run.owner, thread_id=run.thread_id))
         self._watch = CheckpointWatch(key)
         self._scope = AttemptScope(
-            owner=run.owner, run_id=run.run_id, tools=self._meter.tools, work=self._work, watch=self._watch
+            owner=run.owner,
+            run_id=run.run_id,
+            attempt=run.attempt,
+            tools=self._meter.tools,
+            work=self._work,
+            watch=self._watch,
         )
         self._journal = AttemptJournal(scope=self._scope, saver=attempted.saver, clock=attempted.clock)
         self._task: asyncio.Task[Outcome | RoadworthyError] | None = None
@@ -229,12 +234,12 @@ class GraphExecution:
         about, scope = self._about, self._scope
         return ToolJournal(
             about.run,
-            connection=about.saver.conn,
+            rows=about.saver.rows,
+            fence=scope,
             watch=self._watch,
             serde=thread.serde,
             clock=about.clock,
             stop=self._stop,
-            check_fence=scope.check_fence,
         )
 
     async def _roll_back(self, key: str) -> None:

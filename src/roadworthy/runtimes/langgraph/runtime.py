@@ -5,12 +5,10 @@
 
 import asyncio
 import logging
-import sqlite3
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from roadworthy.domain.agent import Agent
 from roadworthy.domain.errors import AgentFailed, InvalidRequest, NotFound, StorageUnavailable
@@ -25,7 +23,6 @@ from roadworthy.ports.circuits import Circuits, NoCircuits
 from roadworthy.ports.clock import Clock
 from roadworthy.ports.runtime import Caps, Execution, Spending
 from roadworthy.runtimes.langgraph.attempt_stop import unreported_stops
-from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
 from roadworthy.runtimes.langgraph.config import state_config
 from roadworthy.runtimes.langgraph.exits import contained_tasks
 from roadworthy.runtimes.langgraph.graphs import ServedGraph
@@ -33,14 +30,16 @@ from roadworthy.runtimes.langgraph.guards import ToolGuard
 from roadworthy.runtimes.langgraph.inputs import check_context, check_state
 from roadworthy.runtimes.langgraph.journal_rows import calls_of
 from roadworthy.runtimes.langgraph.jsonable import to_json
-from roadworthy.runtimes.langgraph.keys import CHECKPOINTS_FILE, thread_key
+from roadworthy.runtimes.langgraph.keys import thread_key
 from roadworthy.runtimes.langgraph.messages import human_message, messages_in, to_message
 from roadworthy.runtimes.langgraph.model_cache import Hook
 from roadworthy.runtimes.langgraph.registry import LoadedAgent, replaced_parts, serve_graph
 from roadworthy.runtimes.langgraph.resume import note_questions
 from roadworthy.runtimes.langgraph.run import Attempted, GraphExecution
-from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope, open_store
-from roadworthy.runtimes.langgraph.store_items import STORE_FILE
+from roadworthy.runtimes.langgraph.savers import FencedSaver
+from roadworthy.runtimes.langgraph.state import open_state
+from roadworthy.runtimes.langgraph.state_places import StatePlace
+from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope
 from roadworthy.runtimes.langgraph.survivors import is_cut_off, texts_in
 from roadworthy.runtimes.langgraph.tool_rows import resolve_row, reviews_of
 from roadworthy.runtimes.langgraph.waiting import WaitingRoom
@@ -57,7 +56,7 @@ class LangGraphRuntime:
     """See ``ports.runtime.AgentRuntime``."""
 
     served: Mapping[str, ServedGraph]
-    saver: FencedSqliteSaver
+    saver: FencedSaver
     store: OwnedStore
     guard: ToolGuard
     clock: Clock
@@ -137,12 +136,7 @@ class LangGraphRuntime:
 
     async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
         """See ``ports.runtime.AgentRuntime.answered_calls``."""
-        key = _key(run)
-
-        def read_answered(connection: sqlite3.Connection) -> Sequence[ModelCall]:
-            return calls_of(connection, key, run.run_id)
-
-        return await self.saver.conn.transact(read_answered)
+        return await self.saver.rows.transact(lambda rows: calls_of(rows, _key(run), run.run_id))
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""
@@ -164,13 +158,13 @@ class LangGraphRuntime:
 
     async def open_reviews(self, ref: ThreadRef) -> Sequence[ToolReview]:
         """See ``ports.runtime.AgentRuntime.open_reviews``."""
-        return await self.saver.conn.transact(lambda found: reviews_of(found, thread_key(ref)))
+        return await self.saver.rows.transact(lambda rows: reviews_of(rows, thread_key(ref)))
 
     async def resolve(self, ref: ThreadRef, tool_call_id: str, resolution: Resolution) -> bool:
         """See ``ports.runtime.AgentRuntime.resolve``."""
         now = self.clock.now()
-        return await self.saver.conn.transact(
-            lambda found: resolve_row(found, thread_key(ref), tool_call_id, resolution, now)
+        return await self.saver.rows.transact(
+            lambda rows: resolve_row(rows, thread_key(ref), tool_call_id, resolution, now)
         )
 
     async def export_items(self, owner: Owner) -> Sequence[JsonObject]:
@@ -208,7 +202,7 @@ class LangGraphRuntime:
 async def open_runtime(
     agents: Sequence[LoadedAgent],
     *,
-    folder: Path,
+    state: StatePlace,
     tool_timeout: timedelta,
     tool_output_max: int,
     store_scope: StoreScope,
@@ -218,18 +212,15 @@ async def open_runtime(
     circuits: Circuits | None = None,
     waiting_threads: int = _WAITING_THREADS,
 ) -> AsyncGenerator[LangGraphRuntime]:
-    """Serve ``agents``, with their state in two files in ``folder``. ``waiting_threads``: so many at once may wait for
+    """Serve ``agents``, with their state in the place ``state``. ``waiting_threads``: so many at once may wait for
     money; a small part of the loop's default executor, which model clients need as well.
 
     Raises:
         ConfigError: an extra state type or the store's index is wrong.
-        StorageUnavailable: a file cannot be opened.
+        StorageUnavailable: the state's place cannot be opened.
     """
     guard = ToolGuard(timeout=tool_timeout, max_chars=tool_output_max)
-    async with (
-        open_checkpoints(folder / CHECKPOINTS_FILE) as saver,
-        open_store(folder / STORE_FILE, scope=store_scope, config=store_index or StoreConfig()) as store,
-    ):
+    async with open_state(state, scope=store_scope, config=store_index or StoreConfig()) as (saver, store):
         served: dict[str, ServedGraph] = {}
         for loaded in agents:
             for warning in replaced_parts(loaded):

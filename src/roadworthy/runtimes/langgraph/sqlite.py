@@ -18,6 +18,8 @@ import aiosqlite
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.runtimes.langgraph.failures import storage_errors
+from roadworthy.runtimes.langgraph.rows import Fence, Found, Unit
+from roadworthy.runtimes.langgraph.sqlite_rows import SqliteRows, finished
 
 Result = TypeVar("Result")
 Work: TypeAlias = Callable[[sqlite3.Connection], Result]
@@ -172,6 +174,24 @@ class Connection(aiosqlite.Connection):
                 raise  # SQLite has rolled back everything, as it does when the disk is full
             self._conn.execute("ROLLBACK TO piece")
         self._conn.execute("RELEASE piece")
+
+
+class SqliteRowDatabase:
+    """``rows.RowDatabase`` over a checkpointer's connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._file = connection
+
+    async def transact(self, unit: Unit[Found], *, fence: Fence | None = None) -> Found:
+        """See the protocol. One process has the file, so what it knows of its attempts is all there is to know."""
+
+        def work(connection: sqlite3.Connection) -> Found:
+            if fence is not None:
+                fence.check_fence()
+            return finished(unit(SqliteRows(connection)))
+
+        work.__name__ = getattr(unit, "__name__", work.__name__)
+        return await self._file.transact(work)
 
 
 def open_file(path: Path, *, isolation_level: str | None) -> sqlite3.Connection:

@@ -1,16 +1,13 @@
-"""LangGraph's store, in SQLite, divided by owner: what an agent stores for one user, no other finds.
+"""LangGraph's store divided by owner: what an agent stores for one user, no other finds.
 
-``runtime`` opens it and gives it to every graph. The owner is the running attempt's; outside of one nothing works.
+``sqlite_store`` and ``postgres_store`` open it, ``runtime`` gives it to every graph. The owner is the running
+attempt's; outside of one nothing works.
 """
 
 import asyncio
-import sqlite3
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, cast
+from typing import Literal, Protocol, TypeAlias, TypeVar, cast
 
 from langgraph.store.base import (
     BaseStore,
@@ -24,17 +21,14 @@ from langgraph.store.base import (
     SearchOp,
     TTLConfig,
 )
-from langgraph.store.sqlite.aio import AsyncSqliteStore
 from langgraph.store.sqlite.base import SqliteIndexConfig
 
-from roadworthy.domain.errors import ConfigError
 from roadworthy.domain.json import JsonObject
 from roadworthy.domain.principal import Owner
 from roadworthy.runtimes.langgraph.current import current_attempt
 from roadworthy.runtimes.langgraph.failures import storage_errors
 from roadworthy.runtimes.langgraph.keys import store_prefix
-from roadworthy.runtimes.langgraph.sqlite import Connection, Work, open_file
-from roadworthy.runtimes.langgraph.store_items import ItemRow, erase_some_items, item_json, some_items
+from roadworthy.runtimes.langgraph.store_items import ItemRow, item_json
 
 Found = TypeVar("Found")
 Namespace: TypeAlias = tuple[str, ...]
@@ -49,12 +43,24 @@ class StoreConfig:
     ttl: TTLConfig | None = None
 
 
+class StoredItems(Protocol):
+    """What a database holds of one owner, read and deleted by range."""
+
+    async def some(self, owner: Owner, after: ItemRow | None) -> Sequence[ItemRow]:
+        """Rows behind another one, in their order; empty when there are no more."""
+        ...
+
+    async def erase_some(self, owner: Owner) -> tuple[int, bool]:
+        """How many items went, and whether there may be more."""
+        ...
+
+
 class OwnedStore(BaseStore):
     """Every operation moved under the owner's prefix. All others of BaseStore's methods go through these two."""
 
-    def __init__(self, inner: AsyncSqliteStore, connection: Connection, scope: StoreScope) -> None:
+    def __init__(self, inner: BaseStore, items: StoredItems, scope: StoreScope) -> None:
         self._inner = inner
-        self._connection = connection
+        self._items = items
         self._shared_by_tenant = scope == "tenant"
         self._loop = asyncio.get_running_loop()
         self.supports_ttl = inner.supports_ttl
@@ -66,7 +72,7 @@ class OwnedStore(BaseStore):
         Raises:
             RuntimeError: no run is under way here.
             LeaseLost: the attempt's fence is up and something would be written.
-            StorageUnavailable: SQLite failed.
+            StorageUnavailable: the database failed.
         """
         prefix = self._prefix()
         moved = [_moved(op, prefix) for op in ops]
@@ -89,11 +95,11 @@ class OwnedStore(BaseStore):
         """All items of an owner; none where a tenant shares its items: they are nobody's own.
 
         Raises:
-            StorageUnavailable: SQLite failed.
+            StorageUnavailable: the database failed.
         """
         items: list[JsonObject] = []
         last: ItemRow | None = None
-        while not self._shared_by_tenant and (rows := await self._alone(partial(some_items, owner=owner, after=last))):
+        while not self._shared_by_tenant and (rows := await self._items.some(owner, last)):
             items.extend(map(item_json, rows))
             last = rows[-1]
         return items
@@ -102,54 +108,15 @@ class OwnedStore(BaseStore):
         """Delete those. Errors as ``export_items``."""
         erased, more = 0, not self._shared_by_tenant
         while more:
-            count, more = await self._alone(partial(_erase_some, owner=owner))
+            count, more = await self._items.erase_some(owner)
             erased += count
         return erased
-
-    async def _alone(self, work: Work[Found]) -> Found:
-        """On the connection while LangGraph has no transaction on it: it makes them in several trips."""
-        async with self._inner.lock:
-            return await self._connection.transact(work)
 
     def _prefix(self) -> Namespace:
         scope = current_attempt.get()
         if scope is None:
             raise RuntimeError("the store belongs to the user of a run and works only inside of one")
         return store_prefix(scope.owner, shared_by_tenant=self._shared_by_tenant)
-
-
-@asynccontextmanager
-async def open_store(path: Path, *, scope: StoreScope, config: StoreConfig) -> AsyncGenerator[OwnedStore]:
-    """Open the store in the file ``path``, made if missing.
-
-    Raises:
-        ConfigError: the index cannot be set up.
-        StorageUnavailable: SQLite failed.
-    """
-    if config.index is not None and not hasattr(sqlite3.Connection, "enable_load_extension"):
-        raise ConfigError("the store's index needs a Python whose sqlite3 can load extensions; this one's cannot")
-    connection = Connection(lambda: open_file(path, isolation_level=None))
-    with storage_errors():
-        await connection
-    try:
-        try:
-            inner = AsyncSqliteStore(connection, index=config.index, ttl=config.ttl)
-        except (ImportError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"the store's index cannot be set up: {error}") from error
-        with storage_errors():
-            await inner.setup()
-        async with inner:
-            if config.ttl is not None:
-                await inner.start_ttl_sweeper()
-            yield OwnedStore(inner, connection, scope)
-    finally:
-        await connection.close()
-
-
-def _erase_some(connection: sqlite3.Connection, owner: Owner) -> tuple[int, bool]:
-    if not connection.in_transaction:
-        connection.execute("BEGIN IMMEDIATE")  # the store's connection begins none by itself; who called it commits
-    return erase_some_items(connection, owner)
 
 
 def _moved(op: Op, prefix: Namespace) -> Op:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.json import JsonObject
 from roadworthy.domain.principal import Owner
-from roadworthy.runtimes.langgraph.keys import store_prefix
+from roadworthy.runtimes.langgraph.keys import owned_range
 
 STORE_FILE = "store.sqlite"
 # Rows that one trip to the connection handles: agents' own operations wait for it.
@@ -37,7 +37,7 @@ def some_items(connection: sqlite3.Connection, owner: Owner, after: ItemRow | No
     if "store" not in _tables(connection):
         return []
     place = ("", "") if after is None else after[:2]
-    return connection.execute(_ITEMS, (*_range(owner), *place, AT_ONCE)).fetchall()
+    return connection.execute(_ITEMS, (*owned_range(owner), *place, AT_ONCE)).fetchall()
 
 
 def item_json(row: ItemRow) -> JsonObject:
@@ -58,7 +58,7 @@ def erase_some_items(connection: sqlite3.Connection, owner: Owner) -> tuple[int,
     items, more = 0, False
     for table in sorted(_tables(connection)):
         limited = _LIMITED.format(table)
-        cursor = connection.execute(f"DELETE FROM {table} WHERE rowid IN {limited}", (*_range(owner), AT_ONCE))  # noqa: S608 -- constants
+        cursor = connection.execute(f"DELETE FROM {table} WHERE rowid IN {limited}", (*owned_range(owner), AT_ONCE))  # noqa: S608 -- constants
         more = more or cursor.rowcount == AT_ONCE
         items += cursor.rowcount if table == "store" else 0
     return items, more
@@ -84,9 +84,3 @@ def items_in_file(path: Path, owner: Owner) -> Iterator[JsonObject]:
 
 def _tables(connection: sqlite3.Connection) -> set[str]:
     return {name for (name,) in connection.execute(_TABLES)}
-
-
-def _range(owner: Owner) -> tuple[str, str]:
-    """Every prefix of the owner's own: labels are joined by dots, and ``/`` comes right after the dot."""
-    prefix = ".".join(store_prefix(owner, shared_by_tenant=False))
-    return prefix + ".", prefix + "/"

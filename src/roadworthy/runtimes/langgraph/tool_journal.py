@@ -7,12 +7,11 @@ noted before it begins.
 
 import asyncio
 import json
-import sqlite3
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import get_ident
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -24,9 +23,10 @@ from roadworthy.domain.tool_effect import ToolEffect
 from roadworthy.ports.clock import Clock
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop
 from roadworthy.runtimes.langgraph.journal_place import CheckpointWatch, find_place
+from roadworthy.runtimes.langgraph.journal_rows import stands
 from roadworthy.runtimes.langgraph.jsonable import to_json
 from roadworthy.runtimes.langgraph.keys import thread_key
-from roadworthy.runtimes.langgraph.sqlite import Connection
+from roadworthy.runtimes.langgraph.rows import Fence, Found, RowDatabase, Rows, Unit
 from roadworthy.runtimes.langgraph.tool_results import ToolResult, messages_in_result, result_of, written
 from roadworthy.runtimes.langgraph.tool_rows import (
     CallState,
@@ -40,12 +40,9 @@ from roadworthy.runtimes.langgraph.tool_rows import (
     withdraw_row,
 )
 
-Found = TypeVar("Found")
-
 _ARGS_CHARS = 100_000
 _UNKNOWN = "This call was cut off. It is not known whether it took effect."
 _IN_DOUBT = frozenset({CallState.STARTED, CallState.REVIEW})
-_SAVED = "SELECT 1 FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?"
 # The checkpoints that a call stands on take milliseconds; nothing waits for them without a bound.
 _PATIENCE_SECONDS = 10.0
 
@@ -65,12 +62,12 @@ class ToolJournal:
         self,
         run: Run,
         *,
-        connection: Connection,
+        rows: RowDatabase,
+        fence: Fence,
         watch: CheckpointWatch,
         serde: SerializerProtocol,
         clock: Clock,
         stop: AttemptStop,
-        check_fence: Callable[[], None],
     ) -> None:
         self.run = run
         self.watch = watch
@@ -78,8 +75,8 @@ class ToolJournal:
         self.serde = serde
         self.clock = clock
         self.stop = stop
-        self._connection = connection
-        self._check_fence = check_fence
+        self._rows = rows
+        self._fence = fence
         self._loop = asyncio.get_running_loop()
         self._thread_of_loop = get_ident()
         self._tasks: dict[str, str] = {}
@@ -109,8 +106,12 @@ class ToolJournal:
 
     async def answers(self, call_ids: Sequence[str]) -> Sequence[ToolMessage]:
         """What the model can be told about calls that its conversation leaves open, as far as anything is known."""
-        rows = await self.transact(lambda found: [find_row(found, self.thread, id_) for id_ in call_ids], write=False)
-        return [message for row in rows if row is not None for message in self._told(row)]
+
+        async def find(rows: Rows) -> Sequence[ToolRow | None]:
+            return [await find_row(rows, self.thread, id_) for id_ in call_ids]
+
+        known = await self.transact(find, write=False)
+        return [message for row in known if row is not None for message in self._told(row)]
 
     def may_be_known(self, call_id: str, task: str) -> bool:
         """Whether the call can have been executed before. A model that uses an id in two tasks means two calls."""
@@ -118,22 +119,20 @@ class ToolJournal:
         self._tasks[call_id] = task
         return before == task if before is not None else not self.fresh
 
-    async def transact(self, work: Callable[[sqlite3.Connection], Found], *, write: bool) -> Found:
-        """Do ``work`` in one transaction. The first write also clears away what earlier runs have left.
+    async def transact(self, unit: Unit[Found], *, write: bool) -> Found:
+        """Execute a unit in one transaction. The first that writes also clears away what earlier runs have left.
 
         Raises:
             LeaseLost: the attempt's fence is up.
-            StorageUnavailable: SQLite failed.
+            StorageUnavailable: the database failed.
         """
 
-        def in_order(connection: sqlite3.Connection) -> Found:
-            if write:
-                self._check_fence()
-                if not self._swept:
-                    leave_behind(connection, self.thread, self.run.run_id)
-            return work(connection)
+        async def in_order(rows: Rows) -> Found:
+            if write and not self._swept:
+                await leave_behind(rows, self.thread, self.run.run_id)
+            return await unit(rows)
 
-        done = await self._connection.transact(in_order)
+        done = await self._rows.transact(in_order, fence=self._fence if write else None)
         self._swept = self._swept or write
         return done
 
@@ -207,13 +206,13 @@ class JournalledCall:
             result=blob,
             finished_at=self.journal.clock.now(),
         )
-        await self.journal.transact(lambda found: put_row(found, ended), write=True)
+        await self.journal.transact(lambda rows: put_row(rows, ended), write=True)
         return kind is not None
 
     async def withdraw(self) -> None:
         """The tool has not done anything yet, and will be called again. Errors as ``ToolJournal.transact``."""
         row = self._row
-        await self.journal.transact(lambda found: withdraw_row(found, row.thread_key, row.tool_call_id), write=True)
+        await self.journal.transact(lambda rows: withdraw_row(rows, row.thread_key, row.tool_call_id), write=True)
 
     async def park(self, call_id: str | None = None) -> NoReturn:
         """End the attempt, because nobody knows what came of the call, or of the one that it repeats under a new id.
@@ -223,8 +222,10 @@ class JournalledCall:
         """
         row, run = self._row, self.journal.run
 
-        def review(found: sqlite3.Connection) -> None:
-            put_in_review(found, row.thread_key, call_id or row.tool_call_id, run_id=run.run_id, attempt=run.attempt)
+        async def review(rows: Rows) -> None:
+            await put_in_review(
+                rows, row.thread_key, call_id or row.tool_call_id, run_id=run.run_id, attempt=run.attempt
+            )
 
         await self.journal.transact(review, write=True)
         self.journal.stop.trip(
@@ -248,32 +249,34 @@ class JournalledCall:
             pass
         raise StorageUnavailable(f"the tool {self._row.name} was not run: the state before it is not stored")
 
-    def _look(self, found: sqlite3.Connection, *, known: bool) -> tuple[bool, ToolRow | None]:
+    async def _look(self, rows: Rows, *, known: bool) -> tuple[bool, ToolRow | None]:
         row = self._row
-        before = find_row(found, row.thread_key, row.tool_call_id) if known else None
+        if self.once:
+            # Two calls at once must not both take over the same one of an earlier attempt.
+            await rows.lock(f"tool calls {row.thread_key}")
+        before = await find_row(rows, row.thread_key, row.tool_call_id) if known else None
         if before is not None and _same(before, row):
             return True, before
         if self.once:
             # A note that outlived the state it belongs to would never be found by the call it is about.
-            for place in () if self._place is None else self._place.stands_on:
-                if found.execute(_SAVED, (row.thread_key, *place)).fetchone() is None:
-                    return False, None
-            if not self.journal.fresh and (lost := self._lost(found)) is not None:
+            if self._place is not None and not await stands(rows, row.thread_key, self._place):
+                return False, None
+            if not self.journal.fresh and (lost := await self._lost(rows)) is not None:
                 return True, lost
-            put_row(found, row)
+            await put_row(rows, row)
         return True, None
 
-    def _lost(self, found: sqlite3.Connection) -> ToolRow | None:
+    async def _lost(self, rows: Rows) -> ToolRow | None:
         """The call that this one may repeat under another id, because the model's answer was lost with its state."""
         asked, answered = _calls_in(self._state)
         row, goes_on = self._row, self.journal.run.request.kind is not InputKind.INPUT
-        for before in lost_rows(found, row, goes_on=goes_on):
+        for before in await lost_rows(rows, row, goes_on=goes_on):
             if before.tool_call_id in answered:
                 continue
             if before.state in _IN_DOUBT:
                 return before
             if row.tool_call_id in asked and before.tool_call_id not in asked and before.args == row.args:
-                return take_over(found, before, row)
+                return await take_over(rows, before, row)
         return None
 
 

@@ -1,11 +1,10 @@
 """The table of tool calls beside the checkpoints: which have begun, which have a result, which a human must look at.
 
-Whole pieces of work on one connection, each within the caller's transaction. ``tool_journal`` uses them for an
+Pieces of ``rows`` units, each within the caller's transaction. ``tool_journal`` uses them for an
 attempt, ``runtime`` and the CLI's ``runs resolve`` for reviews. Nothing here needs LangGraph, so that the CLI is fast.
 """
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,10 +12,12 @@ from enum import StrEnum
 
 from roadworthy.domain.ids import RunId
 from roadworthy.domain.review import RecordResult, Resolution, RunAgain, ToolReview
+from roadworthy.runtimes.langgraph.rows import Rows
 
 # How ``result`` is written when a human gave it; else it is the name of one of the serializer's own ways.
 GIVEN = "given"
 
+# ``{bytes}`` is the database's type for bytes.
 _TABLE = """
 CREATE TABLE IF NOT EXISTS tool_calls (
   thread_key TEXT NOT NULL,
@@ -28,7 +29,7 @@ CREATE TABLE IF NOT EXISTS tool_calls (
   effect TEXT NOT NULL,
   state TEXT NOT NULL,
   result_type TEXT,
-  result BLOB,
+  result {bytes},
   started_at TEXT NOT NULL,
   finished_at TEXT,
   PRIMARY KEY (thread_key, tool_call_id)
@@ -37,18 +38,20 @@ CREATE TABLE IF NOT EXISTS tool_calls (
 _COLUMNS = (
     "thread_key, tool_call_id, run_id, attempt, name, args, effect, state, result_type, result, started_at, finished_at"
 )
-_PUT = f"INSERT OR REPLACE INTO tool_calls ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 -- constants
+_PUT = (
+    f"INSERT INTO tool_calls ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608 -- constants
+    "ON CONFLICT (thread_key, tool_call_id) DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS.split(", ")[2:])
+)
 _FIND = f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND tool_call_id = ?"  # noqa: S608 -- constants
 # Oldest first, as they were called. A run that goes on has its reviews, and what a human said to them, from others.
 _LOST = (
-    f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = :thread AND name = :name "  # noqa: S608 -- constants
-    "AND NOT (run_id = :run AND attempt = :attempt) AND (state = 'started' "
-    "OR (state IN ('review', 'resolved') AND (:goes_on OR run_id = :run))) ORDER BY started_at, tool_call_id"
+    f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND name = ? "  # noqa: S608 -- constants
+    "AND NOT (run_id = ? AND attempt = ?) AND (state = 'started' "
+    "OR (state IN ('review', 'resolved') AND (? OR run_id = ?))) ORDER BY started_at, tool_call_id"
 )
-_RENAME = (
-    "UPDATE OR REPLACE tool_calls SET tool_call_id = ?, run_id = ?, attempt = ? "
-    "WHERE thread_key = ? AND tool_call_id = ?"
-)
+_DELETE = "DELETE FROM tool_calls WHERE thread_key = ? AND tool_call_id = ?"
+_RENAME = "UPDATE tool_calls SET tool_call_id = ?, run_id = ?, attempt = ? WHERE thread_key = ? AND tool_call_id = ?"
 _WITHDRAW = "DELETE FROM tool_calls WHERE thread_key = ? AND tool_call_id = ? AND state = 'started'"
 _LEAVE = "DELETE FROM tool_calls WHERE thread_key = ? AND run_id != ? AND state != 'review'"
 _REVIEW = (
@@ -57,8 +60,8 @@ _REVIEW = (
 )
 # What runs in this attempt may still tell how it ends.
 _REVIEW_OTHERS = (
-    "UPDATE tool_calls SET state = 'review', run_id = :run WHERE thread_key = :thread AND state = 'started' "
-    "AND NOT (run_id = :run AND attempt = :attempt)"
+    "UPDATE tool_calls SET state = 'review', run_id = ? WHERE thread_key = ? AND state = 'started' "
+    "AND NOT (run_id = ? AND attempt = ?)"
 )
 _REVIEWS = (
     f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND state = 'review' "  # noqa: S608 -- constants
@@ -99,65 +102,65 @@ class ToolRow:
     finished_at: datetime | None = None
 
 
-def create_tool_rows(connection: sqlite3.Connection) -> None:
+async def create_tool_rows(rows: Rows, *, bytes_type: str) -> None:
     """Make the table if it is missing."""
-    connection.execute(_TABLE)
+    await rows.run(_TABLE.format(bytes=bytes_type))
 
 
-def put_row(connection: sqlite3.Connection, row: ToolRow) -> None:
+async def put_row(rows: Rows, row: ToolRow) -> None:
     """Write a call, over what was known of it."""
     finished = None if row.finished_at is None else row.finished_at.isoformat()
     who = (row.thread_key, row.tool_call_id, row.run_id, row.attempt, row.name, row.args, row.effect)
     how = (row.state.value, row.result_type, row.result, row.started_at.isoformat(), finished)
-    connection.execute(_PUT, (*who, *how))
+    await rows.run(_PUT, *who, *how)
 
 
-def find_row(connection: sqlite3.Connection, thread_key: str, tool_call_id: str) -> ToolRow | None:
+async def find_row(rows: Rows, thread_key: str, tool_call_id: str) -> ToolRow | None:
     """What is known of a call."""
-    values = connection.execute(_FIND, (thread_key, tool_call_id)).fetchone()
-    return None if values is None else _row(values)
+    found = await rows.all(_FIND, thread_key, tool_call_id)
+    return _row(found[0]) if found else None
 
 
-def lost_rows(connection: sqlite3.Connection, now: ToolRow, *, goes_on: bool) -> Sequence[ToolRow]:
+async def lost_rows(rows: Rows, now: ToolRow, *, goes_on: bool) -> Sequence[ToolRow]:
     """Calls of the tool of ``now`` that other attempts have begun, and that a human was or will be asked about.
 
     ``goes_on``: the run has no input of its own, so that what stopped another run may be about the same step.
     """
-    who = {"thread": now.thread_key, "name": now.name, "run": now.run_id, "attempt": now.attempt, "goes_on": goes_on}
-    return [_row(values) for values in connection.execute(_LOST, who)]
+    who = (now.thread_key, now.name, now.run_id, now.attempt, goes_on, now.run_id)
+    return [_row(values) for values in await rows.all(_LOST, *who)]
 
 
-def take_over(connection: sqlite3.Connection, before: ToolRow, now: ToolRow) -> ToolRow:
+async def take_over(rows: Rows, before: ToolRow, now: ToolRow) -> ToolRow:
     """What is known of the call ``before`` is known of ``now`` instead, which is the same call under another id."""
     new = (now.tool_call_id, now.run_id, now.attempt)
-    connection.execute(_RENAME, (*new, before.thread_key, before.tool_call_id))
+    if before.tool_call_id != now.tool_call_id:
+        await rows.run(_DELETE, now.thread_key, now.tool_call_id)
+    await rows.run(_RENAME, *new, before.thread_key, before.tool_call_id)
     return replace(before, tool_call_id=now.tool_call_id, run_id=now.run_id, attempt=now.attempt)
 
 
-def withdraw_row(connection: sqlite3.Connection, thread_key: str, tool_call_id: str) -> None:
+async def withdraw_row(rows: Rows, thread_key: str, tool_call_id: str) -> None:
     """A call has not begun after all."""
-    connection.execute(_WITHDRAW, (thread_key, tool_call_id))
+    await rows.run(_WITHDRAW, thread_key, tool_call_id)
 
 
-def leave_behind(connection: sqlite3.Connection, thread_key: str, run_id: RunId) -> None:
+async def leave_behind(rows: Rows, thread_key: str, run_id: RunId) -> None:
     """The thread goes on with the new input of ``run_id``: what earlier runs left here is of no use any more.
 
     Open reviews stay, for whoever still wants to know.
     """
-    connection.execute(_LEAVE, (thread_key, run_id))
+    await rows.run(_LEAVE, thread_key, run_id)
 
 
-def put_in_review(
-    connection: sqlite3.Connection, thread_key: str, tool_call_id: str, *, run_id: RunId, attempt: int
-) -> None:
+async def put_in_review(rows: Rows, thread_key: str, tool_call_id: str, *, run_id: RunId, attempt: int) -> None:
     """A run stops before a call of unknown outcome: it asks about this one, and about all others that were cut off."""
-    connection.execute(_REVIEW, (run_id, thread_key, tool_call_id))
-    connection.execute(_REVIEW_OTHERS, {"run": run_id, "thread": thread_key, "attempt": attempt})
+    await rows.run(_REVIEW, run_id, thread_key, tool_call_id)
+    await rows.run(_REVIEW_OTHERS, run_id, thread_key, run_id, attempt)
 
 
-def reviews_of(connection: sqlite3.Connection, thread_key: str) -> Sequence[ToolReview]:
+async def reviews_of(rows: Rows, thread_key: str) -> Sequence[ToolReview]:
     """Calls of unknown outcome that runs of a thread stopped at, oldest first."""
-    rows = [_row(values) for values in connection.execute(_REVIEWS, (thread_key,))]
+    found = [_row(values) for values in await rows.all(_REVIEWS, thread_key)]
     return [
         ToolReview(
             run_id=RunId(row.run_id),
@@ -166,27 +169,25 @@ def reviews_of(connection: sqlite3.Connection, thread_key: str) -> Sequence[Tool
             args=json.loads(row.args),
             started_at=row.started_at,
         )
-        for row in rows
+        for row in found
     ]
 
 
-def resolve_row(
-    connection: sqlite3.Connection, thread_key: str, tool_call_id: str, resolution: Resolution, now: datetime
-) -> bool:
+async def resolve_row(rows: Rows, thread_key: str, tool_call_id: str, resolution: Resolution, now: datetime) -> bool:
     """Say what became of a call that is in review. False when there is no such call."""
     place = (thread_key, tool_call_id)
     match resolution:
         case RecordResult():
             given = json.dumps(resolution.result).encode()
-            changed = connection.execute(_GIVE, (given, now.isoformat(), *place))
+            changed = await rows.run(_GIVE, given, now.isoformat(), *place)
         case RunAgain():
-            changed = connection.execute(_RUN_AGAIN, place)
-    return changed.rowcount > 0
+            changed = await rows.run(_RUN_AGAIN, *place)
+    return changed > 0
 
 
-def erase_tool_rows(connection: sqlite3.Connection, thread_key: str) -> None:
+async def erase_tool_rows(rows: Rows, thread_key: str) -> None:
     """Delete what is known of a thread's calls. Idempotent."""
-    connection.execute(_ERASE, (thread_key,))
+    await rows.run(_ERASE, thread_key)
 
 
 def _row(values: tuple[object, ...]) -> ToolRow:
