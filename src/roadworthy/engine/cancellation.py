@@ -11,16 +11,19 @@ from roadworthy.domain.run import CancelReason
 
 
 class Handover(StrEnum):
-    """Why an attempt is given back rather than ended."""
+    """Why an attempt is left to others rather than ended: given back, or lost already, so that it may write nothing."""
 
     DRAIN = "drain"
+    LOST = "lost"
 
 
 StopReason = CancelReason | Handover
 
 
 class StopSignal:
-    """Raised from the event loop's thread; the first reason stays, except that a cancel outranks a drain."""
+    """Raised from the event loop's thread; the first reason stays, except that a cancel outranks a drain, and that
+    nothing outranks a loss.
+    """
 
     def __init__(self) -> None:
         self.reason: StopReason | None = None
@@ -28,7 +31,7 @@ class StopSignal:
 
     def stop(self, reason: StopReason) -> None:
         """Raise the signal."""
-        if self.reason is None or isinstance(self.reason, Handover):
+        if reason is Handover.LOST or self.reason in (None, Handover.DRAIN):
             self.reason = reason
         if not self.raised.done():
             self.raised.set_result(None)
@@ -45,9 +48,10 @@ class StopSignals:
         signal = self._signals[run_id] = StopSignal()
         return signal
 
-    def close(self, run_id: RunId) -> None:
-        """The attempt has ended."""
-        self._signals.pop(run_id, None)
+    def close(self, run_id: RunId, signal: StopSignal) -> None:
+        """The attempt has ended. The run may be under way again, in its next one."""
+        if self._signals.get(run_id) is signal:
+            del self._signals[run_id]
 
     def stop(self, run_id: RunId, reason: StopReason) -> bool:
         """Raise one signal. False when the run is not under way here."""

@@ -19,7 +19,7 @@ from roadworthy.domain.event import ContentDelta, ContentRetracted, Event, Usage
 from roadworthy.domain.lease import Lease
 from roadworthy.domain.run import InputKind, Run, RunError, RunResult, RunStatus
 from roadworthy.domain.usage import ModelCall
-from roadworthy.engine.cancellation import StopSignal
+from roadworthy.engine.cancellation import Handover, StopSignal
 from roadworthy.engine.losses import calls_so_far
 from roadworthy.engine.metering import Meter
 from roadworthy.engine.settlements import Settlements
@@ -92,7 +92,7 @@ class Attempt:
         self.execution: Execution | None = None
         self._around = around
         self._signal = signal
-        self._lease = Lease(run_id=run.run_id, owner=run.owner, attempt=run.attempt, worker=around.worker)
+        self.lease = Lease(run_id=run.run_id, owner=run.owner, attempt=run.attempt, worker=around.worker)
         self._tally = Tally()
         self._meter: Meter | None = None
         self._writer: EventWriter | None = None
@@ -121,7 +121,7 @@ class Attempt:
             return
         open_calls_recorded = self._concluding
         result = RunResult(usage=self._tally.usage, error=inner_error(error))
-        final = await self._insist(lambda: self._around.queue.finish(self._lease, RunStatus.ERROR, result, events=()))
+        final = await self._insist(lambda: self._around.queue.finish(self.lease, RunStatus.ERROR, result, events=()))
         self._tell(final)
         meter = self._meter
         if meter is None:
@@ -155,7 +155,7 @@ class Attempt:
                     if self._draining:
                         execution.drain()
                     graph = group.create_task(self._drive(execution, writer, meter))
-                    verdict = await self._supervise(graph)
+                    verdict = await self._supervise(graph, execution)
                     # A graph that has ended has nothing left to write; threads that it has left behind may think so.
                     execution.fence()
                     final = await self._conclude(verdict, execution, writer, meter)
@@ -180,7 +180,8 @@ class Attempt:
             # Before the first attempt that gets so far: none has answered anything yet.
             mark = await self._around.runtime.resume_mark(self.run)
             if mark is not None:
-                await self._around.queue.note_resume_mark(self._lease, mark)
+                if not await self._around.queue.note_resume_mark(self.lease, mark):
+                    self._signal.stop(Handover.LOST)
                 self.run = replace(self.run, resume_mark=mark)
         writer = await self._around.log.open(self.run)
         for message_id in void:
@@ -264,9 +265,11 @@ class Attempt:
         priced = meter.record(call)
         writer.append(UsageReported(call=priced, total=self._tally.count(priced)))
 
-    async def _supervise(self, graph: "asyncio.Task[Outcome | RoadworthyError]") -> Verdict:
+    async def _supervise(self, graph: "asyncio.Task[Outcome | RoadworthyError]", execution: Execution) -> Verdict:
         while not graph.done():
             reason = self._signal.reason
+            if reason is Handover.LOST:
+                execution.fence()
             verdict = self._too_late() if reason is None else stopped(reason)
             if verdict is not None:
                 return await self._stop(graph, verdict)
@@ -328,10 +331,12 @@ class Attempt:
             return await self._finish(verdict, verdict.status, writer.take_unflushed(), meter)
         if verdict.lost:
             self._note_loss()
-        else:
-            await self._insist(meter.flush)
-            await self._insist(meter.release)
-            await self._insist(lambda: self._around.queue.release(self._lease))
+        # Of a lost attempt too: what was called has to be paid, and nobody else knows what is held for calls not made.
+        await self._insist(meter.flush)
+        await self._insist(meter.release)
+        if not verdict.lost:
+            events = writer.take_unflushed()
+            await self._insist(lambda: self._around.queue.release(self.lease, events=events))
         self._tell(None)
         return None
 
@@ -347,7 +352,7 @@ class Attempt:
         # The ledger's write is ahead in the line when the run's end is asked for: one commit carries both.
         meter.start()
         await meter.asked()
-        final = await self._insist(lambda: self._around.queue.finish(self._lease, status, result, events=events))
+        final = await self._insist(lambda: self._around.queue.finish(self.lease, status, result, events=events))
         if final is None:
             self._note_loss()
         try:

@@ -48,6 +48,10 @@ class Watchdog:
         """The loop is alive."""
         self._beats += 1
 
+    def beats(self) -> int:
+        """Grows as long as the loop is alive. From any thread."""
+        return self._beats
+
     async def keep_beating(self) -> None:
         """Beat from the event loop until cancelled."""
         while True:

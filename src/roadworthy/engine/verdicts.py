@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.run import CancelReason, Run, RunError, RunStatus
-from roadworthy.engine.cancellation import StopReason
+from roadworthy.engine.cancellation import Handover, StopReason
 from roadworthy.ports.runtime import Completed, Paused
 
 _CANCELLED = {
@@ -29,7 +29,7 @@ def stopped(reason: StopReason) -> Verdict:
     """The verdict on an attempt that somebody stopped."""
     if isinstance(reason, CancelReason):
         return Verdict(status=RunStatus.CANCELLED, error=RunError(code=reason.value, message=_CANCELLED[reason]))
-    return Verdict(status=None)
+    return Verdict(status=None, lost=reason is Handover.LOST)
 
 
 def past_deadline(run: Run) -> Verdict:

@@ -4,25 +4,29 @@ Above: services, through ``ports/dispatch.py``, and ``bootstrap``. Below: the qu
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
 from roadworthy.domain.errors import Draining, ProviderUnavailable, RoadworthyError, StorageUnavailable
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.lease import Lease
 from roadworthy.domain.load import Load
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit
-from roadworthy.domain.run import CancelReason, Run, RunError, RunResult, RunStatus
-from roadworthy.engine.cancellation import Handover, StopSignals
+from roadworthy.domain.run import CancelReason, Run, RunStatus
+from roadworthy.engine.cancellation import Handover, StopSignal, StopSignals
 from roadworthy.engine.execution import Attempt, Surroundings
-from roadworthy.engine.reaper import earlier_result
+from roadworthy.engine.fleet import Fleet
+from roadworthy.engine.isolation import Isolation
 from roadworthy.engine.slots import Slots
+from roadworthy.engine.stopping import end_waiting, request_stop
 from roadworthy.engine.turns import Turns
 from roadworthy.ports.queue import Accepted, IdempotencyRecord, Waiting
 
-_ISOLATED_PATIENCE = timedelta(seconds=5)
+# How often in a row other workers may take what this one wants before it waits for the next hint or poll.
+_RACES = 50
 _CLOSING = "the server is shutting down; send the request again"
 
 
@@ -38,12 +42,14 @@ class WorkerLimits:
 
 
 class Worker:
-    """Implements ``ports/dispatch.py``, inside of ``under_way``."""
+    """Implements ``ports/dispatch.py``, inside of ``under_way``. ``fleet``: None when no other worker can live."""
 
-    def __init__(self, around: Surroundings, limits: WorkerLimits) -> None:
+    def __init__(self, around: Surroundings, limits: WorkerLimits, fleet: Fleet | None = None) -> None:
         self._around = around
         self._limits = limits
+        self._fleet = fleet or Fleet()
         self._slots = Slots(limits.slots)
+        self._isolation = Isolation(self._slots, around.clock)
         self._turns = Turns()
         self._signals = StopSignals()
         self._attempts: dict[RunId, Attempt] = {}
@@ -56,7 +62,6 @@ class Worker:
         # Accepts and claims under way; those accepts among them that hold no slot.
         self._arriving = 0
         self._queueing = 0
-        self._isolated_since: float | None = None
         self._draining = False
         # The drain's patience is over: what still starts is given back at once.
         self._hurrying = False
@@ -89,12 +94,13 @@ class Worker:
     async def under_way(self) -> AsyncGenerator[None]:
         """Work while the context is open; runs that wait from earlier are claimed at once.
 
-        Attempts that are still under way at its end are cut off; their rows stay running, for the next start's reaper.
+        Attempts that are still under way at its end are cut off; their rows stay running, for the next reaper.
         """
         self._pending = await self._around.queue.pending()
         async with asyncio.TaskGroup() as group:
             self._group = group
-            self._tasks = {group.create_task(self._tend()), group.create_task(self._claim_in_turn())}
+            chores = (self._tend(), self._claim_in_turn(), *self._fleet.chores(self, self._around))
+            self._tasks = {group.create_task(chore) for chore in chores}
             try:
                 yield
             finally:
@@ -120,13 +126,46 @@ class Worker:
 
     async def stop(self, run: Run, reason: CancelReason) -> Run:
         """See the port."""
-        run = await self._around.queue.request_cancel(run, reason)
-        if run.status is RunStatus.PENDING:
-            # None: somebody else was faster, and the row says what they did.
-            return await self._end_pending(run) or await self._around.queue.request_cancel(run, reason)
-        if run.status is RunStatus.RUNNING:
-            self._signals.stop(run.run_id, reason)
+        run, ended = await request_stop(run, reason, self._around)
+        if ended:
+            await self._note_end_of_waiting()
+        elif run.status is RunStatus.RUNNING:
+            self._stop(run.run_id, reason)
         return run
+
+    def _stop(self, run_id: RunId, reason: CancelReason) -> None:
+        if not self._signals.stop(run_id, reason):
+            self._fleet.say_cancel(run_id)
+
+    def work_came(self) -> None:
+        """See ``fleet.Member``."""
+        self._poke()
+
+    def lost(self, leases: Collection[Lease]) -> None:
+        """See ``leases.Holder``."""
+        for lease in leases:
+            attempt = self._attempts.get(lease.run_id)
+            if attempt is not None and attempt.lease == lease:
+                self._around.telemetry.worker_note("lease_lost", run_id=lease.run_id, attempt=lease.attempt)
+                self._signals.stop(lease.run_id, Handover.LOST)
+
+    def found(self, leases: Collection[Lease]) -> None:
+        """See ``leases.Holder``: the answer to a claim was lost."""
+        if self._group is not None:
+            self._tasks.add(task := self._group.create_task(self._return_all(leases)))
+            task.add_done_callback(self._tasks.discard)
+
+    async def look_for_cancels(self) -> None:
+        """See ``fleet.Member``."""
+        with suppress(StorageUnavailable):  # the next poll looks again
+            for run_id, reason in await self._around.queue.cancel_requests(self._around.worker):
+                self._signals.stop(run_id, reason)
+
+    async def _return_all(self, leases: Collection[Lease]) -> None:
+        with suppress(StorageUnavailable):  # they are found again
+            for lease in leases:
+                await self._around.queue.release(lease)
+        self._poke()
 
     async def drain(self) -> None:
         """Accept nothing more, bring every attempt to a step's end within ``drain_timeout``, give it back.
@@ -171,7 +210,8 @@ class Worker:
         if self._draining or self._group is None:
             return Draining(_CLOSING)
         # Whoever is still on the way to the waiting line was here first.
-        reserved = not self._claim_due and not self._queueing and self._slots.take()
+        first = not self._claim_due and not self._queueing
+        reserved = first and self._fleet.sound and self._slots.take()
         with self._arrival(queueing=not reserved):
             try:
                 accepted = await self._around.queue.accept(
@@ -198,8 +238,9 @@ class Worker:
         if not accepted.replayed and not started:
             self._pending += 1
             self._poke()
+            self._fleet.say_work()
         if accepted.superseded is not None:
-            self._signals.stop(accepted.superseded, CancelReason.SUPERSEDED)
+            self._stop(accepted.superseded, CancelReason.SUPERSEDED)
 
     def _give_slot_back(self) -> None:
         self._slots.give_back()
@@ -220,12 +261,18 @@ class Worker:
                 async with asyncio.timeout(self._limits.poll_every.total_seconds()):
                     await self._wake.wait()
 
+    @property
+    def _open(self) -> bool:
+        """Whether another run may start here."""
+        return self._slots.free and not self._draining and self._fleet.sound
+
     async def _claim_all(self) -> None:
-        while self._slots.free and not self._draining:
+        for _ in range(_RACES):
+            if not self._open:
+                return
             wakes = self._wakes
             waiting = list(await self._around.queue.waiting())
-            if not any(one.isolated for one in waiting):
-                self._isolated_since = None
+            self._isolation.look(waiting)
             if not waiting:
                 self._claim_due = self._wakes != wakes
                 return
@@ -234,21 +281,25 @@ class Worker:
 
     async def _claim_from(self, waiting: list[Waiting]) -> bool:
         """Claim what fits from one listing. False when nothing of it can start now."""
-        progressed = False
-        while waiting and self._slots.free and not self._draining:
+        progressed = raced = False
+        while waiting and self._open:
             one = self._turns.pick(waiting)
             waiting.remove(one)
-            if not self._may_start(one):
+            # An attempt that this process has lost is not over before all that it does has ended.
+            if one.run_id in self._attempts or not self._isolation.take_slot(one):
                 continue
             with self._arrival():
                 run = await self._claim(one)
                 if run is None:
+                    raced = True
                     continue
                 progressed = True
                 self._turns.served(one)
                 self._start(run)
                 await self._count_pending()
-        return progressed
+        if raced and not progressed:
+            await self._fleet.step_aside()
+        return progressed or raced
 
     async def _claim(self, one: Waiting) -> Run | None:
         """Turn the slot just taken into a claimed run, or give it back."""
@@ -260,41 +311,31 @@ class Worker:
                 self._slots.give_back()
         return run
 
-    def _may_start(self, one: Waiting) -> bool:
-        """Take a slot for it. An isolated run waits for an idle process; after some patience, others wait for it."""
-        now = self._around.clock.monotonic()
-        if one.isolated:
-            if self._slots.take(isolated=True):
-                self._isolated_since = None
-                return True
-            self._isolated_since = now if self._isolated_since is None else self._isolated_since
-            return False
-        if self._isolated_since is not None and now - self._isolated_since > _ISOLATED_PATIENCE.total_seconds():
-            return False
-        return self._slots.take()
-
     def _start(self, run: Run) -> None:
         if self._group is None:
-            return  # closed meanwhile: the row stays running, for the next start's reaper
+            return  # closed meanwhile: the row stays running, for the next reaper
         signal = self._signals.open(run.run_id)
         if run.cancel_requested is not None:
             signal.stop(run.cancel_requested)
         if self._hurrying:
             signal.stop(Handover.DRAIN)
         attempt = self._attempts[run.run_id] = Attempt(run, self._around, signal)
+        self._fleet.took(attempt.lease)
         if self._draining:
             attempt.drain()
-        task = self._group.create_task(self._execute(attempt))
+        task = self._group.create_task(self._execute(attempt, signal))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _execute(self, attempt: Attempt) -> None:
+    async def _execute(self, attempt: Attempt, signal: StopSignal) -> None:
         run_id = attempt.run.run_id
         stuck = False
 
-        def ended(_final: Run | None, failure: RoadworthyError | None) -> None:
+        def ended(final: Run | None, failure: RoadworthyError | None) -> None:
             nonlocal stuck
-            self._forget(run_id)
+            self._forget(attempt, signal)
+            if final is None:
+                self._fleet.say_work()
             self._note_provider(attempt, failure)
             stuck = attempt.execution is not None and not attempt.execution.settled_now
             if stuck:
@@ -311,19 +352,22 @@ class Worker:
         finally:
             if stuck:
                 self._slots.unmark_stuck()
-            self._forget(run_id)
+            self._forget(attempt, signal)
             self._give_slot_back()
 
     async def _abandon(self, attempt: Attempt, error: Exception) -> None:
         """The engine itself failed around an attempt: end the run rather than leave it running for ever."""
         try:
             await attempt.give_up(error)
-        except Exception as worse:  # noqa: BLE001 -- worker loop: the row stays running, for the next start's reaper
+        except Exception as worse:  # noqa: BLE001 -- worker loop: the row stays running, for the next reaper
             self._around.telemetry.attempt_failed(attempt.run, worse)
 
-    def _forget(self, run_id: RunId) -> None:
-        self._signals.close(run_id)
-        self._attempts.pop(run_id, None)
+    def _forget(self, attempt: Attempt, signal: StopSignal) -> None:
+        run_id = attempt.run.run_id
+        self._signals.close(run_id, signal)
+        if self._attempts.get(run_id) is attempt:
+            del self._attempts[run_id]
+        self._fleet.left(attempt.lease)
         self._idle.set()
 
     def _note_provider(self, attempt: Attempt, failure: RoadworthyError | None) -> None:
@@ -337,12 +381,15 @@ class Worker:
         while True:
             await asyncio.sleep(self._limits.tend_every.total_seconds())
             with suppress(StorageUnavailable):  # the next round tries again
-                if self._pending:
+                if self._pending or self._fleet.shared:
                     await self._count_pending()
+                if self._pending:
                     await self._end_all(await self._around.queue.expired(self._around.clock.now()))
-                if self._attempts:
-                    for run_id, reason in await self._around.queue.cancel_requests(self._around.worker):
-                        self._signals.stop(run_id, reason)
+                    if self._fleet.shared:
+                        # It may be for others to start, who may be dead.
+                        self._poke()
+            if self._attempts:
+                await self.look_for_cancels()
 
     async def _count_pending(self) -> None:
         """Counted anew, not down: what was committed is not told in the order in which it was."""
@@ -351,29 +398,9 @@ class Worker:
 
     async def _end_all(self, runs: Sequence[Run]) -> None:
         for run in runs:
-            await self._end_pending(run)
+            if await end_waiting(run, self._around) is not None:
+                await self._note_end_of_waiting()
 
-    async def _end_pending(self, run: Run) -> Run | None:
-        """End a run that waits for a slot: cancelled if somebody asked for it, else timed out. What earlier attempts
-        did and cost is part of its result.
-        """
-        earlier = run.attempt > 0
-        if run.cancel_requested is not None:
-            status = RunStatus.CANCELLED
-            error = RunError(
-                code=run.cancel_requested.value,
-                message=f"the run was cancelled before it {'went on' if earlier else 'started'}",
-            )
-        else:
-            status = RunStatus.TIMEOUT
-            error = RunError(code="timeout", message="the run's time was up before a slot was free")
-        result = RunResult(error=error)
-        if earlier:
-            result = await earlier_result(run, error, self._around, crashed=run.losses > 0)
-        ended = await self._around.queue.end_pending(run, status, result)
-        if ended is not None:
-            self._around.log.ended(ended)
-            self._around.telemetry.run_finished(ended)
-            self._poke()
-            await self._count_pending()
-        return ended
+    async def _note_end_of_waiting(self) -> None:
+        self._poke()
+        await self._count_pending()

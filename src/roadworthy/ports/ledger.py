@@ -64,6 +64,7 @@ class Ledger(Protocol):
         one call, and by what calls in flight cost more than was reserved for them. The same call again is Held.
 
         Raises:
+            LeaseLost: the attempt has lost its run: the call must not be made.
             StorageUnavailable: nothing is reserved.
         """
         ...

@@ -96,7 +96,10 @@ class RunQueue(Protocol):
         ...
 
     async def waiting(self) -> Sequence[Waiting]:
-        """The oldest claimable run of each user who has one. ``isolated``: it must execute alone."""
+        """The oldest claimable run of each user who has one, less those that a cap keeps from starting.
+
+        ``isolated``: it must execute alone.
+        """
         ...
 
     async def pending(self) -> int:
@@ -104,7 +107,9 @@ class RunQueue(Protocol):
         ...
 
     async def claim(self, run_id: RunId, *, worker: str) -> Run | None:
-        """Take one run: RUNNING, attempt + 1, ``active_run`` of its thread. None when it is not claimable any more."""
+        """Take one run: RUNNING, attempt + 1, ``active_run`` of its thread. None when it is not claimable any more, or
+        when so many run already as may run at once (``domain/fleet.py``).
+        """
         ...
 
     async def finish(
@@ -113,16 +118,22 @@ class RunQueue(Protocol):
         """End a running attempt and store its last ``events``, in one transaction. None when the lease was lost."""
         ...
 
-    async def release(self, lease: Lease) -> Run | None:
-        """Give a running attempt back unharmed (drain): PENDING, losses unchanged. None when the lease was lost."""
+    async def release(self, lease: Lease, *, events: Sequence[Event] = ()) -> Run | None:
+        """Give a running attempt back unharmed (drain): PENDING, losses unchanged; its last ``events`` are stored with
+        it. None when the lease was lost.
+        """
         ...
 
     async def orphans(self) -> Sequence[Run]:
-        """Running rows that no living worker owns. On SQLite, at start: every running row."""
+        """Running rows that no living worker owns: whose lease has expired by the database's clock. On SQLite, where
+        this is asked only at start: every running row.
+        """
         ...
 
     async def reap(self, run: Run, *, losses: int, progress_mark: str | None) -> Run | None:
-        """A lost lease: PENDING again with the new ``losses`` and mark. None when somebody else was faster."""
+        """A lost lease: PENDING again with the new ``losses`` and mark. None when somebody else was faster, its worker
+        with a renewal included.
+        """
         ...
 
     async def end_orphan(self, run: Run, status: RunStatus, result: RunResult) -> Run | None:

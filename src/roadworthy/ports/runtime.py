@@ -108,6 +108,7 @@ class Spending(Protocol):
         Raises:
             BudgetExceeded: nothing is left, or others hold it for longer than ``patience``; the call must not be made.
             PriceUnknown: a budget with a limit applies, and nobody knows what the model costs.
+            LeaseLost: the attempt has lost its run; the call must not be made.
             StorageUnavailable: the ledger does not answer; the call must not be made.
         """
         ...

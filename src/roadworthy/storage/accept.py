@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from roadworthy.domain.errors import AgentMismatch, Conflict, IdempotencyMismatch, QueueFull, RateLimited, ThreadBusy
+from roadworthy.domain.fleet import FleetCaps
 from roadworthy.domain.ids import RunId
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit, RateCaller, RateScope
@@ -13,6 +14,7 @@ from roadworthy.domain.run import CancelReason, MultitaskStrategy, Run, RunStatu
 from roadworthy.ports.queue import Accepted, IdempotencyRecord
 from roadworthy.storage import locks, policy_statements
 from roadworthy.storage import statements as sql
+from roadworthy.storage.fleet_caps import check_caps
 from roadworthy.storage.rows import micros, run_from, run_params
 from roadworthy.storage.tables import ERASING
 from roadworthy.storage.transaction import Statement, Transaction
@@ -30,7 +32,10 @@ _UNFINISHED: Mapping[RateScope, Statement] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """The unit of work, with what it needs to know. See ``ports/queue.py`` for its rules."""
+    """The unit of work, with what it needs to know. See ``ports/queue.py`` for its rules.
+
+    ``lease``: of a run that starts, in microseconds.
+    """
 
     run: Run
     claim_for: str | None
@@ -38,9 +43,11 @@ class Acceptance:
     idempotency: IdempotencyRecord | None
     at_once: Sequence[AppliedLimit]
     now: datetime
+    lease: int
+    caps: FleetCaps
 
     def __call__(self, tx: Transaction) -> Accepted:
-        """Do it. A refusal raises, which undoes everything."""
+        """Do it. A refusal raises, which undoes everything; so does ``Capped``: the run may only wait."""
         known = self._known(tx)
         if known is not None:
             return Accepted(run=known, replayed=True)
@@ -61,8 +68,15 @@ class Acceptance:
             self._supersede(tx, replaced)
             if run.request.multitask_strategy is MultitaskStrategy.ROLLBACK:
                 run = replace(run, rollback_of=replaced)
-        tx.run(sql.INSERT_RUN, **run_params(run, worker=self.claim_for if claimed else None))
+        self._store(tx, run)
         return Accepted(run=run, superseded=replaced)
+
+    def _store(self, tx: Transaction, run: Run) -> None:
+        if run.status is RunStatus.PENDING:
+            tx.run(sql.INSERT_RUN, **run_params(run, worker=None))
+            return
+        tx.run(sql.INSERT_RUN, **run_params(run, worker=self.claim_for, lease=self.lease))
+        check_caps(tx, self.caps, run.owner.tenant, run.agent)
 
     @property
     def _supersedes(self) -> bool:

@@ -190,9 +190,10 @@ class SqlEventLog:
             log.turn()
 
     def let_go(self, log: RunLog) -> None:
-        """Free a log that nobody writes or reads and whose events are stored."""
-        if not (log.writing or log.readers or log.queued or log.durable < log.end):
-            self._logs.pop(log.run_id, None)
+        """Free a log that nobody writes or reads and whose events are stored. The run may have another one already."""
+        in_use = log.writing or log.readers or log.queued or log.durable < log.end
+        if not in_use and self._logs.get(log.run_id) is log:
+            del self._logs[log.run_id]
 
     def _read(self, run: Run) -> RunLog:
         """The run's log, which stays at least as long as the new reader."""

@@ -129,10 +129,11 @@ class Flusher:
             self._settle(log, start + count)
 
     async def _write(self, logs: Sequence[RunLog]) -> None:
-        batches = [(log, log.durable, log.unflushed(_MAX_OF_RUN)) for log in logs]
-        keys = await self._database.write(_Write([(log.run_id, log.seq, events) for log, _, events in batches]))
-        for (log, start, events), seq in zip(batches, keys, strict=True):
-            log.seq = seq
+        # In the order in which whoever locks several runs does it.
+        ordered = sorted(logs, key=lambda log: log.run_id)
+        batches = [(log, log.durable, log.unflushed(_MAX_OF_RUN)) for log in ordered]
+        await self._database.write(_Write([(log.run_id, events) for log, _, events in batches]))
+        for log, start, events in batches:
             self._settle(log, start + len(events))
 
     def _settle(self, log: RunLog, position: int) -> None:
@@ -145,22 +146,20 @@ class Flusher:
 
 
 class _Write:
-    """The unit of work. Returns the keys of the runs, None for one that was erased meanwhile: its events go too."""
+    """The unit of work. The events of an attempt that has lost its run are refused, and those of a run that was erased
+    meanwhile: they are gone.
+    """
 
-    def __init__(self, batches: Sequence[tuple[RunId, int | None, Sequence[Event]]]) -> None:
+    def __init__(self, batches: Sequence[tuple[RunId, Sequence[Event]]]) -> None:
         self._batches = batches
 
-    def __call__(self, tx: Transaction) -> Sequence[int | None]:
-        keys: list[int | None] = []
+    def __call__(self, tx: Transaction) -> None:
         rows: list[Sequence[Param]] = []
-        for run_id, known, events in self._batches:
-            seq = known
-            if seq is None:
-                found = tx.one(sql.RUN_SEQ, run_id=run_id)
-                seq = None if found is None else int(found[0])
-            if seq is not None:
-                rows.extend(event_rows(seq, events))
-            keys.append(seq)
+        for run_id, events in self._batches:
+            if not events:
+                continue
+            found = tx.one(sql.SEQ_OF_ATTEMPT, run_id=run_id, attempt=events[0].id.attempt)
+            if found is not None:
+                rows.extend(event_rows(int(found[0]), events))
         if rows:
             tx.insert(sql.INSERT_EVENTS, rows)
-        return keys

@@ -52,6 +52,11 @@ CALLS_OF_RUN = (
 # --- reservations ----------------------------------------------------------------------------------------------------
 
 INSERT_RESERVATION = insert(reservations).values(values_of(reservations)).on_conflict_do_nothing()
+LIVE_ATTEMPT = sa.select(ONE).where(
+    runs.c.run_id == param("run_id"),
+    runs.c.status == sa.literal_column("'running'"),
+    runs.c.attempt == param("attempt", INT),
+)
 _of_run = (reservations.c.tenant == param("tenant")) & (reservations.c.run_id == param("run_id"))
 _held = (reservations.c.nanos, reservations.c.periods)
 FREE_CALL = (

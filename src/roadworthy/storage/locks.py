@@ -16,3 +16,8 @@ REMOVAL = "removal"
 def at_once(tenant: TenantId, applied: AppliedLimit) -> str:
     """Whoever stores a run that counts towards one limit of unfinished runs."""
     return f"at once {tenant} {applied.limit.scope} {applied.subject}"
+
+
+def fleet(name: str) -> str:
+    """Whoever starts a run that counts towards a cap of the whole fleet."""
+    return f"fleet {name}"

@@ -33,7 +33,8 @@ class PostgresDatabase:
     """``transaction.Database`` on a server. Belongs to the event loop that made it; see ``open_postgres``."""
 
     def __init__(self, url: str, *, sizes: Sizes, timeouts: Timeouts, patience: timedelta) -> None:
-        text = PostgresText()
+        text = self._text = PostgresText()
+        self._url = url
 
         def sessions(count: int, times: Timeouts = timeouts) -> list[Session]:
             return [Session(partial(connect, url, times), text) for _ in range(count)]
@@ -64,6 +65,10 @@ class PostgresDatabase:
         lanes = self._scanners if scan else self._readers
         value: T = await lanes.submit(unit)
         return value
+
+    def session(self, timeouts: Timeouts) -> Session:
+        """A connection for a thread that is not of the database's own; who asks for it closes it."""
+        return Session(partial(connect, self._url, timeouts), self._text)
 
     async def close(self) -> None:
         """See ``transaction.Database``."""

@@ -17,7 +17,7 @@ from psycopg.adapt import Dumper
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from roadworthy.domain.errors import InvalidRequest, StorageFull, StorageUnavailable
-from roadworthy.storage.postgres_statements import IN_PLACE_OF
+from roadworthy.storage.postgres_statements import ADDED, IN_PLACE_OF
 from roadworthy.storage.statements import every_statement
 from roadworthy.storage.transaction import BulkInsert, Param, Row, Statement, UniqueViolation
 
@@ -60,11 +60,12 @@ class PostgresText:
         self._dialect = dialect(paramstyle="numeric_dollar")
         self._bulk: dict[tuple[str, int], bytes] = {}
         self._single = {
-            statement: self._compiled(IN_PLACE_OF.get(statement, statement)) for statement in every_statement()
+            statement: self._compiled(IN_PLACE_OF.get(statement, statement))
+            for statement in (*every_statement(), *ADDED)
         }
 
     def single(self, statement: Statement) -> _Text:
-        """One of ``statements.every_statement``."""
+        """One of ``statements.every_statement`` or ``postgres_statements.ADDED``."""
         return self._single[statement]
 
     def bulk(self, insert: BulkInsert, rows: int) -> bytes:

@@ -6,13 +6,14 @@ raises ``_Overtaken``, so that what it did to the thread is undone, and the call
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 from roadworthy.domain.errors import NotFound
 from roadworthy.domain.event import Event
-from roadworthy.domain.ids import RunId, TenantId, UserId
-from roadworthy.domain.lease import Lease
+from roadworthy.domain.fleet import FleetCaps
+from roadworthy.domain.ids import AgentName, RunId, TenantId, UserId
+from roadworthy.domain.lease import Lease, LeaseTerms
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run, RunResult, RunStatus
@@ -22,6 +23,7 @@ from roadworthy.storage import statements as sql
 from roadworthy.storage.accept import Acceptance, known_run
 from roadworthy.storage.documents import result_text
 from roadworthy.storage.event_rows import event_rows
+from roadworthy.storage.fleet_caps import Capped, check_caps, room
 from roadworthy.storage.locks import REMOVAL
 from roadworthy.storage.rows import micros, run_from
 from roadworthy.storage.transaction import Database, Param, Row, Statement, Transaction, UniqueViolation, Unit
@@ -30,14 +32,28 @@ from roadworthy.storage.transaction import Database, Param, Row, Statement, Tran
 _ISOLATED_FROM = 2
 # Idempotency records that one transaction forgets: the others' writes must not wait for long.
 _PRUNED_AT_ONCE = 500
+_MICROSECOND = timedelta(microseconds=1)
+_LEASE = LeaseTerms().length
+_UNCAPPED = FleetCaps()
 
 
 class SqlRunQueue:
-    """``ports.queue.RunQueue``. ``clock`` dates what happens to runs."""
+    """``ports.queue.RunQueue``. ``clock`` dates what happens to runs. ``lease``: how long a start's lasts, by the
+    database's clock; on SQLite there are none, because the folder's lock says whose runs they are.
+    """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        lease: timedelta = _LEASE,
+        caps: FleetCaps = _UNCAPPED,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._lease = lease // _MICROSECOND
+        self._caps = caps
 
     async def accept(
         self,
@@ -56,11 +72,13 @@ class SqlRunQueue:
             idempotency=idempotency,
             at_once=at_once,
             now=self._clock.now(),
+            lease=self._lease,
+            caps=self._caps,
         )
         try:
             return await self._database.write(acceptance)
-        except UniqueViolation:
-            # A lost race for the thread: the run waits its turn.
+        except (UniqueViolation, Capped):
+            # A lost race for the thread, or too many run already: the run waits its turn.
             return await self._database.write(replace(acceptance, claim_for=None))
 
     async def find_replay(self, owner: Owner, record: IdempotencyRecord) -> Run | None:
@@ -69,10 +87,16 @@ class SqlRunQueue:
 
     async def waiting(self) -> Sequence[Waiting]:
         """See the port."""
-        rows = await self._database.read(lambda tx: tx.all(sql.WAITING))
+
+        def unit(tx: Transaction) -> tuple[Sequence[Row], Sequence[Row]]:
+            return tx.all(sql.WAITING), tx.all(sql.RUNNING_BY) if self._caps.any else ()
+
+        rows, running = await self._database.read(unit)
+        has_room = room(self._caps, running)
         return [
             Waiting(tenant=TenantId(tenant), user=UserId(user), run_id=RunId(run_id), isolated=losses >= _ISOLATED_FROM)
-            for tenant, user, run_id, losses in rows
+            for tenant, user, agent, run_id, losses in rows
+            if has_room(TenantId(tenant), AgentName(agent))
         ]
 
     async def pending(self) -> int:
@@ -87,7 +111,11 @@ class SqlRunQueue:
         def unit(tx: Transaction) -> Row:
             if not tx.run(sql.TAKE_THREAD, run_id=run_id):
                 _overtaken()
-            return tx.one(sql.START_RUN, run_id=run_id, worker=worker, now=now) or _overtaken()
+            row = tx.one(sql.START_RUN, run_id=run_id, worker=worker, now=now, lease=self._lease) or _overtaken()
+            if self._caps.any:
+                run = run_from(row)
+                check_caps(tx, self._caps, run.owner.tenant, run.agent)
+            return row
 
         return _run_or_none(await self._attempt(unit))
 
@@ -107,17 +135,17 @@ class SqlRunQueue:
         )
         return _run_or_none(row, result)
 
-    async def release(self, lease: Lease) -> Run | None:
+    async def release(self, lease: Lease, *, events: Sequence[Event] = ()) -> Run | None:
         """See the port."""
-        return await self._give_back(lease, sql.RELEASE_RUN)
+        return await self._give_back(lease, sql.RELEASE_RUN, events)
 
     async def orphans(self) -> Sequence[Run]:
-        """See the port. On SQLite the folder's lock says that no other worker lives: every running row is one."""
+        """See the port. On Postgres those whose lease has expired by its clock."""
         return [run_from(row) for row in await self._database.read(lambda tx: tx.all(sql.ORPHANS), scan=True)]
 
     async def reap(self, run: Run, *, losses: int, progress_mark: str | None) -> Run | None:
         """See the port."""
-        return await self._give_back(_lease_of(run), sql.REAP_RUN, losses=losses, progress_mark=progress_mark)
+        return await self._give_back(_lease_of(run), sql.REAP_RUN, (), losses=losses, progress_mark=progress_mark)
 
     async def end_orphan(self, run: Run, status: RunStatus, result: RunResult) -> Run | None:
         """See the port. The ending counts as an attempt of its own: the returned run's ``attempt`` is one higher."""
@@ -193,20 +221,25 @@ class SqlRunQueue:
 
         return await self._database.write(unit)
 
-    async def _give_back(self, lease: Lease, statement: Statement, **params: Param) -> Run | None:
+    async def _give_back(
+        self, lease: Lease, statement: Statement, events: Sequence[Event], **params: Param
+    ) -> Run | None:
         now = micros(self._clock.now())
 
         def unit(tx: Transaction) -> Row:
             if not tx.run(sql.LEAVE_THREAD, **_named(lease), back=1, now=now):
                 _overtaken()
-            return tx.one(statement, **_named(lease), attempt_was=lease.attempt, **params) or _overtaken()
+            row = tx.one(statement, **_named(lease), attempt_was=lease.attempt, **params) or _overtaken()
+            if events:
+                tx.insert(sql.INSERT_EVENTS, list(event_rows(row[0], events)))
+            return row
 
         return _run_or_none(await self._attempt(unit))
 
     async def _attempt(self, unit: Unit[Row]) -> Row | None:
         try:
             return await self._database.write(unit)
-        except (_Overtaken, UniqueViolation):
+        except (_Overtaken, Capped, UniqueViolation):
             return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from roadworthy.domain.budget import BudgetBalance, BudgetPeriod, Exhausted, Occupied, Reservation
+from roadworthy.domain.errors import LeaseLost
 from roadworthy.domain.run import Run
 from roadworthy.domain.usage import ModelCall
 from roadworthy.storage import ledger_statements as sql
@@ -53,11 +54,14 @@ class Hold:
         """Nothing when the call has its reservation already.
 
         Raises:
-            Refused, Unopened: undo everything.
+            LeaseLost, Refused, Unopened: undo everything.
         """
         periods = in_order(self.periods)
         keys = [key_of(period) for period in periods]
         if not tx.run(sql.INSERT_RESERVATION, **reservation_params(self.run, self.reservation, keys)):
+            run = self.run
+            if tx.one(sql.LIVE_ATTEMPT, run_id=run.run_id, attempt=run.attempt) is None:
+                raise LeaseLost("the attempt lost its lease and may not make a call any more")
             return
         nanos = self.reservation.nanos
         balances = [enter(tx, period, Change(reserved=nanos), opened=opened) for period in periods]

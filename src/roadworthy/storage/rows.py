@@ -52,8 +52,8 @@ def moment_or_none(stored: int | None) -> datetime | None:
     return None if stored is None else moment(stored)
 
 
-def run_params(run: Run, *, worker: str | None) -> Mapping[str, Param]:
-    """Parameters of ``INSERT_RUN``."""
+def run_params(run: Run, *, worker: str | None, lease: int | None = None) -> Mapping[str, Param]:
+    """Parameters of ``INSERT_RUN``. ``lease``: how long the worker may execute it, in microseconds."""
     return {
         "run_id": run.run_id,
         "tenant": run.owner.tenant,
@@ -73,6 +73,7 @@ def run_params(run: Run, *, worker: str | None) -> Mapping[str, Param]:
         "request_id": run.request_id,
         "key_id": run.key_id,
         "worker": worker,
+        "lease": lease,
         "created_at": micros(run.created_at),
         "deadline_at": micros(run.deadline_at),
         "started_at": micros_or_none(run.started_at),
@@ -106,6 +107,7 @@ def run_from(row: Row, *, result: RunResult | None = None) -> Run:
         deadline_at,
         started_at,
         finished_at,
+        _lease_until,
     ) = row
     return Run(
         run_id=RunId(run_id),

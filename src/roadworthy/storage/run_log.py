@@ -35,7 +35,6 @@ class RunLog:
         "queued",
         "readers",
         "run_id",
-        "seq",
         "verified",
         "writing",
     )
@@ -49,8 +48,6 @@ class RunLog:
         self.generation = 0
         self.attempt = 0
         self.n = 0
-        # The run's key in the events table, once it is known.
-        self.seq: int | None = None
         # Position up to which events are in the database, or handed to who stores the run's end.
         self.durable = 0
         # Whether the flusher has this log on its list.

@@ -46,7 +46,10 @@ ENTER_THREAD = _new_thread.on_conflict_do_update(
     },
 ).returning(threads.c.next_ord, threads.c.active_run, threads.c.pending, threads.c.agent)
 
-INSERT_RUN = insert(runs).values({name: value for name, value in values_of(runs).items() if name != "seq"})
+_set_by_database = ("seq", "lease_until")
+INSERT_RUN = insert(runs).values(
+    {name: value for name, value in values_of(runs).items() if name not in _set_by_database}
+)
 COUNT_PENDING = sa.select(sa.func.count()).select_from(runs).where(_is(RunStatus.PENDING))
 # All of them, and a user's own.
 COUNT_PENDING_OF = COUNT_PENDING.add_columns(
@@ -95,7 +98,9 @@ _oldest = (
     .group_by(runs.c.tenant, runs.c.owner)
 )
 WAITING = (
-    sa.select(runs.c.tenant, runs.c.owner, runs.c.run_id, runs.c.losses).where(runs.c.seq.in_(_oldest)).order_by("seq")
+    sa.select(runs.c.tenant, runs.c.owner, runs.c.agent, runs.c.run_id, runs.c.losses)
+    .where(runs.c.seq.in_(_oldest))
+    .order_by("seq")
 )
 
 _claimed_thread = sa.select(runs.c.tenant, runs.c.owner, runs.c.thread_id).where(
@@ -119,6 +124,18 @@ START_RUN = (
         started_at=sa.func.coalesce(runs.c.started_at, param("now", INT)),
     )
     .returning(*runs.c)
+)
+
+# What fleet caps count: all, those of a tenant and those of an agent; and all of them by both.
+RUNNING = sa.select(
+    sa.func.count(),
+    sa.func.count().filter(runs.c.tenant == param("tenant")),
+    sa.func.count().filter(runs.c.agent == param("agent")),
+).where(_is(RunStatus.RUNNING))
+RUNNING_BY = (
+    sa.select(runs.c.tenant, runs.c.agent, sa.func.count())
+    .where(_is(RunStatus.RUNNING))
+    .group_by(runs.c.tenant, runs.c.agent)
 )
 
 # --- finish, release, reap -------------------------------------------------------------------------------------------
@@ -156,7 +173,9 @@ END_ORPHAN = (
     )
     .returning(*runs.c)
 )
-_return = sa.update(runs).where(_running).values(status=RunStatus.PENDING.value, worker=sa.null())
+_return = (
+    sa.update(runs).where(_running).values(status=RunStatus.PENDING.value, worker=sa.null(), lease_until=sa.null())
+)
 RELEASE_RUN = _return.returning(*runs.c)
 REAP_RUN = _return.values(losses=param("losses", INT), progress_mark=param("progress_mark")).returning(*runs.c)
 DROP_PENDING = sa.update(threads).where(_thread_of_run).values(pending=threads.c.pending - ONE)
@@ -198,7 +217,13 @@ _of_thread = (
 )
 GET_RUN = sa.select(*runs.c).where(_mine)
 FIND_RUN = sa.select(*runs.c).where(runs.c.run_id == param("run_id"))
-RUN_SEQ = sa.select(runs.c.seq).where(runs.c.run_id == param("run_id"))
+# The run's key in the events table for who executes that attempt: none as soon as another one has begun, nor does one
+# begin before this unit has ended.
+SEQ_OF_ATTEMPT = (
+    sa.select(runs.c.seq)
+    .where(runs.c.run_id == param("run_id"), runs.c.attempt == param("attempt", INT))
+    .with_for_update(read=True)
+)
 RUNS_OF_THREAD = (
     sa.select(*runs.c)
     .where(_of_thread, runs.c.ord < param("before", INT))

@@ -46,7 +46,9 @@ sa.Index(
     postgresql_where=sa.text(f"active_run = '{ERASING}'"),
 )
 
-# ``seq`` is the order of arrival. It never comes back (autoincrement), because events refer to it.
+# ``seq`` is the order of arrival. It never comes back (autoincrement), because events refer to it. ``lease_until``, by
+# Postgres's clock, is of a running run there. It is in no index, so that a renewal changes none: ``runs_running`` finds
+# the rows.
 runs = sa.Table(
     "runs",
     metadata,
@@ -73,6 +75,7 @@ runs = sa.Table(
     sa.Column("deadline_at", _MOMENT, nullable=False),
     sa.Column("started_at", _MOMENT),
     sa.Column("finished_at", _MOMENT),
+    sa.Column("lease_until", _MOMENT),
     sa.Index("runs_of_thread", "tenant", "owner", "thread_id", "ord", unique=True),
     sa.Index("runs_of_tenant", "tenant", "seq"),
     sqlite_autoincrement=True,

@@ -14,7 +14,7 @@ from roadworthy.storage.schema import migrate
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Database
 from tests.conformance.storage.backends import BACKENDS, Templates, open_backend
-from tests.conformance.storage.factories import TickingClock
+from tests.conformance.storage.factories import EXPIRED, TickingClock
 from tests.support.postgres import PostgresServer
 
 
@@ -59,7 +59,7 @@ def clock() -> TickingClock:
 
 @pytest.fixture
 def queue(database: Database, clock: TickingClock) -> SqlRunQueue:
-    return SqlRunQueue(database, clock)
+    return SqlRunQueue(database, clock, lease=EXPIRED)
 
 
 @pytest.fixture

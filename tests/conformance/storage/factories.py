@@ -21,6 +21,8 @@ BOB = Owner(tenant=TenantId("acme"), user=UserId("bob"))
 STRANGER = Owner(tenant=TenantId("other"), user=UserId("alice"))
 OPERATOR = Actor(name="cli:root", request_id="request")
 START = datetime(2030, 1, 1, tzinfo=UTC)
+# Of a queue whose workers die as soon as they have claimed.
+EXPIRED = timedelta(0)
 
 
 class TickingClock:

@@ -21,7 +21,7 @@ from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.runs import SqlRunStore
 from tests.conformance.storage.backends import Templates, open_backend, settled
-from tests.conformance.storage.factories import TickingClock, delta, everything, lease_of, new_run
+from tests.conformance.storage.factories import EXPIRED, TickingClock, delta, everything, lease_of, new_run
 
 AT_ONCE, NEVER = timedelta(0), timedelta(days=1)
 
@@ -39,7 +39,7 @@ class EventLogMachine(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         opened = open_backend(self.backend, self.templates, Path(self.folder.name))
         self.database = self.runner.run(self.stack.enter_async_context(opened))
-        self.queue = SqlRunQueue(self.database, TickingClock())
+        self.queue = SqlRunQueue(self.database, TickingClock(), lease=EXPIRED)
         self.store = SqlRunStore(self.database)
         self.survived: list[Event] = []
         self.shown: list[Event] = []
@@ -128,7 +128,8 @@ class EventLogMachine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         """The attempt is given back; the same process claims it again."""
-        assert self.runner.run(self.queue.release(lease_of(self.run))) is not None
+        events = self.writer.take_unflushed()
+        assert self.runner.run(self.queue.release(lease_of(self.run), events=events)) is not None
         self.writer.close(None)
         self.survived = [*self.survived, *self.shown]
         self.next_attempt()

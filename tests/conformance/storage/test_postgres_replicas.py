@@ -31,7 +31,17 @@ from roadworthy.storage.tables import api_keys, events, runs
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Row
 from tests.conformance.storage.backends import Templates, look, register, url_of
-from tests.conformance.storage.factories import ALICE, BOB, OPERATOR, START, TickingClock, delta, lease_of, new_run
+from tests.conformance.storage.factories import (
+    ALICE,
+    BOB,
+    EXPIRED,
+    OPERATOR,
+    START,
+    TickingClock,
+    delta,
+    lease_of,
+    new_run,
+)
 from tests.conformance.storage.spending import books, budget, call, claimed, period, reservation, stored
 from tests.conformance.storage.test_queue_at_once import at_once
 from tests.conformance.storage.test_stores import key
@@ -50,7 +60,7 @@ class Replica:
 
     @property
     def queue(self) -> SqlRunQueue:
-        return SqlRunQueue(self.database, self.clock)
+        return SqlRunQueue(self.database, self.clock, lease=EXPIRED)
 
     @property
     def ledger(self) -> SqlLedger:

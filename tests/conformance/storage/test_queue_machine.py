@@ -27,7 +27,7 @@ from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.threads import SqlThreadStore
 from tests.conformance.storage.backends import Templates, open_backend
-from tests.conformance.storage.factories import ALICE, BOB, STRANGER, TickingClock, lease_of, new_run
+from tests.conformance.storage.factories import ALICE, BOB, EXPIRED, STRANGER, TickingClock, lease_of, new_run
 
 MAX_PENDING = 4
 SHARE = 2
@@ -50,7 +50,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         opened = open_backend(self.backend, self.templates, Path(self.folder.name))
         self.database = self.runner.run(self.stack.enter_async_context(opened))
-        self.queue = SqlRunQueue(self.database, TickingClock())
+        self.queue = SqlRunQueue(self.database, TickingClock(), lease=EXPIRED)
         self.store = SqlRunStore(self.database)
         self.threads = SqlThreadStore(self.database)
         self.runs: list[Run] = []

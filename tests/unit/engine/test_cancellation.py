@@ -16,9 +16,11 @@ RUN, OTHER = RunId("run"), RunId("other")
         ([Handover.DRAIN, CancelReason.REQUESTED], CancelReason.REQUESTED),
         ([CancelReason.SUPERSEDED, Handover.DRAIN], CancelReason.SUPERSEDED),
         ([Handover.DRAIN, Handover.DRAIN], Handover.DRAIN),
+        ([CancelReason.REQUESTED, Handover.LOST], Handover.LOST),
+        ([Handover.LOST, CancelReason.REQUESTED, Handover.DRAIN], Handover.LOST),
     ],
 )
-async def test_the_first_reason_stays_but_a_cancel_outranks_a_drain(
+async def test_the_first_reason_stays_but_a_cancel_outranks_a_drain_and_nothing_a_loss(
     reasons: list[StopReason], stays: StopReason
 ) -> None:
     signal = StopSignal()
@@ -34,8 +36,10 @@ async def test_a_signal_reaches_its_own_run_while_it_is_open() -> None:
     mine, other = signals.open(RUN), signals.open(OTHER)
     assert signals.stop(RUN, CancelReason.REQUESTED)
     assert (mine.reason, other.reason) == (CancelReason.REQUESTED, None)
-    signals.close(RUN)
-    signals.close(RUN)
+    signals.close(RUN, other)
+    assert signals.stop(RUN, CancelReason.REQUESTED)
+    signals.close(RUN, mine)
+    signals.close(RUN, mine)
     assert not signals.stop(RUN, CancelReason.REQUESTED)
     assert signals.run_ids == {OTHER}
 

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from roadworthy.domain.errors import BudgetExceeded, StorageUnavailable
+from roadworthy.domain.errors import BudgetExceeded, LeaseLost, StorageUnavailable
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.circuits import Circuits
 from roadworthy.ports.clock import Clock
@@ -181,7 +181,7 @@ class GatedMeter(ModelMeter):
         makers = tuple(one for one in _makers.get() if one in self._open)
         try:
             yield not makers
-        except (BudgetExceeded, StorageUnavailable) as refusal:
+        except (BudgetExceeded, LeaseLost, StorageUnavailable) as refusal:
             self._stop.trip(refusal)
         except NobodyWaits:
             raise AttemptStopped("the attempt has ended") from None
