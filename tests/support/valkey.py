@@ -85,7 +85,10 @@ class ValkeyServer:
         """Connections of clients with a name."""
         listed = self.run("CLIENT", "LIST")
         assert isinstance(listed, list | str)
-        return sum(f"name={name}" in str(one).split() or (isinstance(one, dict) and one.get("name") == name) for one in (listed if isinstance(listed, list) else listed.splitlines()))
+        return sum(
+            f"name={name}" in str(one).split() or (isinstance(one, dict) and one.get("name") == name)
+            for one in (listed if isinstance(listed, list) else listed.splitlines())
+        )
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
