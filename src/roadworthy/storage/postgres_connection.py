@@ -168,6 +168,19 @@ def connect(url: str, timeouts: Timeouts, *, name: str = "roadworthy") -> Connec
     Raises:
         psycopg.OperationalError: nobody answers, or the server refuses.
     """
+    connection: Connection = psycopg.Connection.connect(
+        conninfo_for(url, timeouts, name=name),
+        autocommit=True,
+        cursor_factory=psycopg.RawCursor,
+        prepare_threshold=0,
+    )
+    connection.prepared_max = _PREPARED
+    connection.adapters.register_dumper(int, _Number)
+    return connection
+
+
+def conninfo_for(url: str, timeouts: Timeouts, *, name: str) -> str:
+    """What libpq is told: the URL, and what keeps everything from waiting without an end."""
     given = conninfo.conninfo_to_dict(url)
     seconds = max(1, round(timeouts.silence.total_seconds() / 3))
     usual: dict[str, str | int] = {
@@ -187,15 +200,7 @@ def connect(url: str, timeouts: Timeouts, *, name: str = "roadworthy") -> Connec
     }
     options = [f"-c {setting}={length // _MILLISECOND}" for setting, length in server.items()]
     given["options"] = " ".join([*options, str(given.get("options") or "")]).strip()
-    connection: Connection = psycopg.Connection.connect(
-        conninfo.make_conninfo("", **{**usual, **given}),
-        autocommit=True,
-        cursor_factory=psycopg.RawCursor,
-        prepare_threshold=0,
-    )
-    connection.prepared_max = _PREPARED
-    connection.adapters.register_dumper(int, _Number)
-    return connection
+    return conninfo.make_conninfo("", **{**usual, **given})
 
 
 def lock_number(name: str) -> int:
