@@ -18,6 +18,7 @@ from roadworthy.ports.queue import Accepted
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.services.runs import CreateRun
 from roadworthy.settings import Settings
+from roadworthy.storage.sqlite import SqliteDatabase
 
 Watch = Callable[[Container, Accepted], Awaitable[None]]
 
@@ -56,7 +57,10 @@ async def _main(folder: Path, runs: int) -> None:
 
 async def _count(container: Container, key: str, runs: int, watch: Watch) -> Mapping[str, float]:
     """Per run, with a look at the key as a request does it."""
-    before = container.database.counters
+    database = container.database
+    if not isinstance(database, SqliteDatabase):
+        raise TypeError("only SQLite counts its statements")
+    before = database.counters
     for _ in range(runs):
         principal = await container.keys.authenticate(key)
         accepted = await container.runs.create(
@@ -66,7 +70,7 @@ async def _count(container: Container, key: str, runs: int, watch: Watch) -> Map
         await watch(container, accepted)
     # Whatever a run leaves for later is its own too.
     await asyncio.sleep(1)
-    after = container.database.counters
+    after = database.counters
     return {
         "transactions": (after.transactions - before.transactions) / runs,
         "written": (after.written - before.written) / runs,

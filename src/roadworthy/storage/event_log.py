@@ -3,42 +3,38 @@
 A run that executes, or that somebody follows, has a RunLog. Its writer appends to it and its readers walk along it, so
 that a slow reader costs nothing; ``flusher.py`` stores what is new. What memory does not hold is read from the
 database, by followers too: a run that ended long ago is only that. The log of an ended run goes with its last reader.
+
+In a cluster the log of a run that another process executes is kept up to date by ``event_mirror.py``; see
+``docs/adr/0018-live-events-travel-beside-the-database.md``.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
+from roadworthy.domain.errors import NotFound
 from roadworthy.domain.event import AttemptStarted, Event, EventId, RunEnded, RunEvent, RunStarted
 from roadworthy.domain.ids import RunId
-from roadworthy.domain.principal import Owner
 from roadworthy.domain.run import Run
 from roadworthy.storage import statements as sql
+from roadworthy.storage.event_mirror import LAST, Mirrors, RunReader, stored_part
 from roadworthy.storage.event_rows import event_from
 from roadworthy.storage.flusher import LINGER, RETRY, Flusher
+from roadworthy.storage.live_events import LiveEvents
 from roadworthy.storage.run_log import RunLog
 from roadworthy.storage.transaction import Database
 
 # Events read from the database at once.
 _PAGE = 500
-# Behind every event of an attempt.
-_LAST = 10**9
-
-
-class RunReader(Protocol):
-    """What the log needs of ``ports.store.RunStore``: the row that says whether a run has ended."""
-
-    async def get(self, owner: Owner, run_id: RunId) -> Run:
-        """See ``RunStore.get``."""
-        ...
 
 
 class SqlEventWriter:
     """``ports.event_log.EventWriter``: one attempt's end of a RunLog."""
 
-    def __init__(self, log: RunLog, flusher: Flusher, owner: "SqlEventLog") -> None:
+    def __init__(self, run: Run, log: RunLog, flusher: Flusher, owner: "SqlEventLog") -> None:
+        self._run = run
         self._log = log
         self._flusher = flusher
         self._owner = owner
@@ -48,6 +44,7 @@ class SqlEventWriter:
         event = self._log.append(body)
         if not self._log.queued:
             self._flusher.add(self._log)
+        self._owner.show(self._log, event)
         return event
 
     def take_unflushed(self) -> Sequence[Event]:
@@ -63,25 +60,31 @@ class SqlEventWriter:
 
     def close(self, ended: Run | None) -> None:
         """See the port."""
-        self._log.writing = False
-        self._log.ended = ended
-        self._log.turn()
-        self._owner.let_go(self._log)
+        self._owner.closed(self._log, self._run, ended)
 
 
 class SqlEventLog:
     """``ports.event_log.EventLog``. An async context: inside it, events become durable; leaving it stores the rest.
 
-    ``linger``: how long a first new event waits for company. ``retry``: the pause after a write that failed.
+    ``linger``: how long a first new event waits for company. ``retry``: the pause after a write that failed. ``live``:
+    other processes execute runs of this database too, and this is how they see each other's events soon.
     """
 
     def __init__(
-        self, database: Database, runs: RunReader, *, linger: timedelta = LINGER, retry: timedelta = RETRY
+        self,
+        database: Database,
+        runs: RunReader,
+        *,
+        linger: timedelta = LINGER,
+        retry: timedelta = RETRY,
+        live: LiveEvents | None = None,
     ) -> None:
         self._database = database
         self._runs = runs
         self._logs: dict[RunId, RunLog] = {}
-        self._flusher = Flusher(database, linger=linger, retry=retry, on_clean=self.let_go)
+        self._live = live
+        self._flusher = Flusher(database, linger=linger, retry=retry, on_clean=self.let_go, fenced=live is not None)
+        self._mirrors = None if live is None else Mirrors(database, runs, self._flusher, live)
         self._flushing: asyncio.Task[None] | None = None
         self.handed_over = False
 
@@ -93,6 +96,8 @@ class SqlEventLog:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._mirrors is not None:
+            await self._mirrors.close()
         self._flusher.stop()
         if self._flushing is not None:
             await self._flushing
@@ -116,7 +121,9 @@ class SqlEventLog:
         log = self._logs.get(run.run_id)
         if log is None:
             log = self._logs[run.run_id] = RunLog(run, floor=EventId(run.ord, 0, 0))
-        writer = SqlEventWriter(log, self._flusher, self)
+        if self._mirrors is not None:
+            self._mirrors.stop(log)
+        writer = SqlEventWriter(run, log, self._flusher, self)
         if run.attempt == 1:
             log.begin(1, EventId(run.ord, 0, 0))
             writer.append(RunStarted(run_id=run.run_id, thread_id=run.thread_id, agent=run.agent))
@@ -137,8 +144,7 @@ class SqlEventLog:
         """See the port. Close it (``contextlib.aclosing``) when leaving it early."""
         log = self._read(run)
         try:
-            if not log.verified:
-                await self._verify(log, run)
+            await self._verify(log, run)
             walk = _Walk(log, self, after if after is not None and after.ord == run.ord else EventId(run.ord, 0, 0))
             while batch := await walk.next():
                 yield batch
@@ -154,9 +160,9 @@ class SqlEventLog:
         """See the port."""
         log = self._read(run)
         try:
-            if not log.verified:
-                await self._verify(log, run)
+            await self._verify(log, run)
             while log.ended is None and not self.handed_over:
+                _check(log)
                 await log.turned()
             return log.ended
         finally:
@@ -166,7 +172,10 @@ class SqlEventLog:
     async def read(self, run: Run) -> Sequence[Event]:
         """See the port."""
         log = self._logs.get(run.run_id)
-        floor = EventId(run.ord, _LAST, 0) if log is None else log.floor
+        # What only other processes have shown, or an attempt that is over, may never be stored.
+        if log is not None and self._mirrors is not None and not log.writing:
+            log = None
+        floor = EventId(run.ord, LAST, 0) if log is None else log.floor
         live = [] if log is None else list(log.events)
         stored: list[Event] = []
         position = EventId(run.ord, 0, 0)
@@ -182,6 +191,9 @@ class SqlEventLog:
             log.ended = run
             log.turn()
             self.let_go(log)
+        if self._live is not None:
+            # Without a writer the end is an attempt of its own.
+            self._live.send_end(run.run_id, EventId(run.ord, run.attempt, 1))
 
     def hand_over(self) -> None:
         """See the port."""
@@ -189,8 +201,26 @@ class SqlEventLog:
         for log in self._logs.values():
             log.turn()
 
+    def show(self, log: RunLog, event: Event) -> None:
+        """An event was numbered here: let other processes know."""
+        if self._live is not None:
+            self._live.send(log.run_id, event)
+
+    def closed(self, log: RunLog, run: Run, ended: Run | None) -> None:
+        """An attempt is no longer written here. ``ended`` None: somebody may go on with the run elsewhere."""
+        log.writing = False
+        log.ended = ended
+        log.turn()
+        if self._live is not None and ended is not None:
+            self._live.send_end(log.run_id, EventId(log.ord, log.attempt, log.n + 1))
+        if self._mirrors is not None and ended is None and log.readers:
+            self._mirrors.resume(log, run.owner)
+        self.let_go(log)
+
     def let_go(self, log: RunLog) -> None:
         """Free a log that nobody writes or reads and whose events are stored. The run may have another one already."""
+        if self._mirrors is not None and not log.readers:
+            self._mirrors.stop(log)
         in_use = log.writing or log.readers or log.queued or log.durable < log.end
         if not in_use and self._logs.get(log.run_id) is log:
             del self._logs[log.run_id]
@@ -199,17 +229,24 @@ class SqlEventLog:
         """The run's log, which stays at least as long as the new reader."""
         log = self._logs.get(run.run_id)
         if log is None:
-            log = self._logs[run.run_id] = RunLog(run, floor=_stored_part(run))
+            log = self._logs[run.run_id] = RunLog(run, floor=stored_part(run))
         log.readers += 1
         return log
 
     async def _verify(self, log: RunLog, run: Run) -> None:
         """Learn of an end that came before the log was there: ``run`` may be older. A later end is told to the log."""
+        if self._mirrors is not None and not run.status.final:
+            # Of a run that is written elsewhere, ends are told to who mirrors it.
+            if not (log.writing or log.ended is not None or self._mirrors.has(log)):
+                await self._mirrors.begin(log, run.owner)
+            return
+        if log.verified:
+            return
         row = run if run.status.final else await self._runs.get(run.owner, run.run_id)
         if log.verified:
             return
         log.verified = True
-        log.floor = _stored_part(row)
+        log.floor = stored_part(row)
         if row.status.final:
             log.ended = row
             log.turn()
@@ -271,6 +308,7 @@ class _Walk:
                 continue
             if batch := self._live():
                 return batch
+            _check(log)
             if log.ended is not None or self._owner.handed_over:
                 return ()
             await log.changed()
@@ -294,6 +332,7 @@ class _Walk:
         return batch
 
 
-def _stored_part(run: Run) -> EventId:
-    """The floor of a log that holds nothing yet: whatever there is of the run is in the database."""
-    return EventId(run.ord, run.attempt, _LAST if run.attempt else 0)
+def _check(log: RunLog) -> None:
+    """Raises NotFound when the run was erased meanwhile."""
+    if log.gone:
+        raise NotFound("no such run")

@@ -28,12 +28,23 @@ _MAX_OF_UNIT = 2_000
 
 
 class Flusher:
-    """``run`` is the task; everything else is called beside it. ``on_clean`` hears of logs with nothing left to do."""
+    """``run`` is the task; everything else is called beside it. ``on_clean`` hears of logs with nothing left to do.
+
+    ``fenced``: other processes may take runs over. What an attempt has said is not stored any more once its successor
+    has begun: that one has told where it went on from.
+    """
 
     def __init__(
-        self, database: Database, *, linger: timedelta, retry: timedelta, on_clean: Callable[[RunLog], None]
+        self,
+        database: Database,
+        *,
+        linger: timedelta,
+        retry: timedelta,
+        on_clean: Callable[[RunLog], None],
+        fenced: bool = False,
     ) -> None:
         self._database = database
+        self._fenced = fenced
         self._linger = linger
         self._retry = retry
         self._on_clean = on_clean
@@ -132,8 +143,10 @@ class Flusher:
         # In the order in which whoever locks several runs does it.
         ordered = sorted(logs, key=lambda log: log.run_id)
         batches = [(log, log.durable, log.unflushed(_MAX_OF_RUN)) for log in ordered]
-        await self._database.write(_Write([(log.run_id, events) for log, _, events in batches]))
-        for log, start, events in batches:
+        known = [(log.run_id, None if self._fenced else log.seq, events) for log, _, events in batches]
+        keys = await self._database.write(_Write(known, fenced=self._fenced))
+        for (log, start, events), seq in zip(batches, keys, strict=True):
+            log.seq = seq
             self._settle(log, start + len(events))
 
     def _settle(self, log: RunLog, position: int) -> None:
@@ -146,20 +159,31 @@ class Flusher:
 
 
 class _Write:
-    """The unit of work. The events of an attempt that has lost its run are refused, and those of a run that was erased
-    meanwhile: they are gone.
+    """The unit of work. Returns the keys of the runs, None for one that was erased meanwhile (or taken over, when that
+    is ``fenced``): its events go too.
     """
 
-    def __init__(self, batches: Sequence[tuple[RunId, Sequence[Event]]]) -> None:
+    def __init__(self, batches: Sequence[tuple[RunId, int | None, Sequence[Event]]], *, fenced: bool) -> None:
         self._batches = batches
+        self._fenced = fenced
 
-    def __call__(self, tx: Transaction) -> None:
+    def __call__(self, tx: Transaction) -> Sequence[int | None]:
+        keys: list[int | None] = []
         rows: list[Sequence[Param]] = []
-        for run_id, events in self._batches:
-            if not events:
-                continue
-            found = tx.one(sql.SEQ_OF_ATTEMPT, run_id=run_id, attempt=events[0].id.attempt)
-            if found is not None:
-                rows.extend(event_rows(int(found[0]), events))
+        for run_id, known, events in self._batches:
+            seq = known
+            if seq is None:
+                seq = self._key(tx, run_id, events)
+            if seq is not None:
+                rows.extend(event_rows(seq, events))
+            keys.append(seq)
         if rows:
             tx.insert(sql.INSERT_EVENTS, rows)
+        return keys
+
+    def _key(self, tx: Transaction, run_id: RunId, events: Sequence[Event]) -> int | None:
+        if self._fenced and events:
+            found = tx.one(sql.LOCK_ATTEMPT, run_id=run_id, attempt=events[0].id.attempt)
+        else:
+            found = tx.one(sql.RUN_SEQ, run_id=run_id)
+        return None if found is None else int(found[0])

@@ -29,12 +29,14 @@ class RunLog:
         "events",
         "floor",
         "generation",
+        "gone",
         "handed",
         "n",
         "ord",
         "queued",
         "readers",
         "run_id",
+        "seq",
         "verified",
         "writing",
     )
@@ -48,6 +50,8 @@ class RunLog:
         self.generation = 0
         self.attempt = 0
         self.n = 0
+        # The run's key in the events table, once it is known.
+        self.seq: int | None = None
         # Position up to which events are in the database, or handed to who stores the run's end.
         self.durable = 0
         # Whether the flusher has this log on its list.
@@ -59,19 +63,35 @@ class RunLog:
         self.writing = False
         self.readers = 0
         self.ended: Run | None = None
+        # The run was erased while somebody followed it.
+        self.gone = False
         self._first = 0
         self._wake: list[asyncio.Future[None]] | None = None
         self._turned: asyncio.Event | None = None
 
     def begin(self, attempt: int, floor: EventId) -> None:
         """Start an attempt's list; the events of earlier attempts are durable."""
-        self.floor = floor
+        self.jump(floor)
         self.attempt, self.n = attempt, 0
+        self.verified = self.writing = True
+        self.handed = False
+
+    def jump(self, floor: EventId) -> None:
+        """Everything up to ``floor`` is in the database now, and memory begins behind it."""
+        self.floor = floor
+        self.attempt, self.n = floor.attempt, floor.n
         self._first = self.durable = self._first + len(self.events)
         self.events = []
         self.generation += 1
-        self.verified = self.writing = True
-        self.handed = False
+        self.wake()
+
+    def mirror(self, events: Sequence[Event]) -> None:
+        """Append events that another process has numbered; it makes them durable too."""
+        if events:
+            self.events.extend(events)
+            self.n = events[-1].id.n
+            self.durable = self.end
+            self.wake()
 
     def append(self, body: RunEvent) -> Event:
         """Number an event and wake who waits."""
@@ -95,12 +115,16 @@ class RunLog:
         """Events before ``position`` are durable. Lets go of the oldest ones when there are many."""
         self.durable = max(self.durable, min(position, self.end))
         if len(self.events) > MAX_EVENTS and not self.handed:
-            excess = min(len(self.events) - MAX_EVENTS // 2, self.durable - self._first)
-            if excess > 0:
-                self.floor = self.events[excess - 1].id
-                del self.events[:excess]
-                self._first += excess
-                self.generation += 1
+            self.trim(self.durable - self._first)
+
+    def trim(self, most: int) -> None:
+        """Let go of the front down to half of what is kept, but of no more than ``most`` events: those are durable."""
+        excess = min(len(self.events) - MAX_EVENTS // 2, most)
+        if excess > 0:
+            self.floor = self.events[excess - 1].id
+            del self.events[:excess]
+            self._first += excess
+            self.generation += 1
 
     def index_after(self, event_id: EventId) -> int:
         """Index into ``events`` of the first one behind ``event_id``."""

@@ -217,13 +217,10 @@ _of_thread = (
 )
 GET_RUN = sa.select(*runs.c).where(_mine)
 FIND_RUN = sa.select(*runs.c).where(runs.c.run_id == param("run_id"))
-# The run's key in the events table for who executes that attempt: none as soon as another one has begun, nor does one
-# begin before this unit has ended.
-SEQ_OF_ATTEMPT = (
-    sa.select(runs.c.seq)
-    .where(runs.c.run_id == param("run_id"), runs.c.attempt == param("attempt", INT))
-    .with_for_update(read=True)
-)
+RUN_SEQ = sa.select(runs.c.seq).where(runs.c.run_id == param("run_id"))
+# No later attempt begins before the transaction ends.
+LOCK_ATTEMPT = RUN_SEQ.where(runs.c.attempt == param("attempt", INT)).with_for_update(read=True)
+RUN_STATE = sa.select(runs.c.status, runs.c.attempt).where(runs.c.run_id == param("run_id"))
 RUNS_OF_THREAD = (
     sa.select(*runs.c)
     .where(_of_thread, runs.c.ord < param("before", INT))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import psycopg
 
 from roadworthy.domain.run import Run
+from roadworthy.ports.circuits import NoCircuits
 from roadworthy.runtimes.langgraph.attempt_stop import AttemptStop
 from roadworthy.runtimes.langgraph.current import AttemptScope, current_attempt
 from roadworthy.runtimes.langgraph.journal_place import CheckpointWatch
@@ -20,7 +21,9 @@ TAKE_OVER = "UPDATE runs SET attempt = attempt + 1 WHERE run_id = %s"
 
 def scope_of(run: Run) -> AttemptScope:
     """The attempt as code within it finds it."""
-    meter = ModelMeter(lambda _: None, stop=AttemptStop(), caps=CAPS, clock=SystemClock(), tool_chars=1000)
+    meter = ModelMeter(
+        lambda _: None, stop=AttemptStop(), caps=CAPS, clock=SystemClock(), circuits=NoCircuits(), tool_chars=1000
+    )
     return AttemptScope(
         owner=run.owner,
         run_id=run.run_id,

@@ -244,7 +244,9 @@ async def test_a_call_is_charged_once_whoever_settles_it(replicas: Sequence[Repl
         for run in started:
             charges = {"call": [period(one, run)]}
             group.create_task(replicas[0].ledger.append(run, [call()], charges))
-            group.create_task(replicas[1].ledger.settle_lost(replace(run, attempt=2)))
+            group.create_task(
+                replicas[1].ledger.append(replace(run, attempt=2), [replace(call(), outcome="lost")], charges)
+            )
             group.create_task(replicas[0].ledger.release(run))
             group.create_task(replicas[1].ledger.append(run, [call()], charges))
     now = books(replicas[0].database)
