@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from roadworthy.domain.fleet import FleetCaps
-from roadworthy.domain.ids import RunId
+from roadworthy.domain.ids import RunId, new_id
 from roadworthy.domain.lease import LeaseTerms
 from roadworthy.domain.run import Run
 from roadworthy.engine.execution import Surroundings
@@ -168,7 +168,7 @@ class Replicas:
             tend_every=tend_every,
             poll_every=poll_every,
         )
-        name = f"replica-{next(self._numbers)}"
+        name = f"replica-{next(self._numbers)}-{new_id()[:6]}"
         born: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
         life = asyncio.get_running_loop().create_task(self._live(name, limits, caps, terms, clock, lease_url, born))
         self._stack.push_async_callback(_end, life)

@@ -1,13 +1,18 @@
 """Workers on one Postgres: what one leaves another finishes, and a worker that has lost a run writes nothing of it."""
 
 import asyncio
+import signal
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import timedelta
 
 import psycopg
 import pytest
 
 from roadworthy.domain.event import AttemptStarted, ContentDelta, Event, RunEnded, UsageReported
+from roadworthy.domain.ids import RunId
 from roadworthy.domain.run import CancelReason, Run, RunStatus
 from roadworthy.ports.runtime import Completed, Progress
 from roadworthy.runtimes.scripted import Gate, Script, ScriptedRuntime
@@ -203,3 +208,35 @@ def _paid(replica: Replica) -> list[str]:
     """What the attempts under way have told of calls."""
     logs = replica.log._logs.values()  # pyright: ignore[reportPrivateUsage]
     return [event.body.call.call_id for log in logs for event in log.events if isinstance(event.body, UsageReported)]
+
+
+async def test_a_process_that_was_stopped_finds_its_run_gone_and_leaves_it_alone(url: str) -> None:
+    runtime = ScriptedRuntime(default=HELD)
+    runtime.gate("g").set()
+    command = (sys.executable, "-m", "tests.integration.engine.stopped_worker", url)
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(55), open_replicas(url, runtime) as replicas:
+            run_id = (await process.stdout.readline()).decode().strip()
+            process.send_signal(signal.SIGSTOP)
+            second = await replicas.start()
+            ended = await second.end(replace(new_run(), run_id=RunId(run_id)))
+            assert (ended.status, ended.attempt, ended.losses) == (RunStatus.SUCCESS, 2, 1)
+            told = await stored(second, ended)
+            process.stdin.write(b"\n")
+            process.send_signal(signal.SIGCONT)
+            finished, *notes = (await process.stdout.readline()).decode().split()
+            assert finished == "0"
+            assert "leases_given_up" in notes
+            assert await process.wait() == 0
+            assert await second.row(ended) == ended
+            assert await stored(second, ended) == told
+            # Made or not, a call is on record once at most, and the run's events do not change any more.
+            calls = [one.call_id for one in await second.ledger.of_run(ended.owner, ended.run_id)]
+            assert calls in ([], ["in-flight"])
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
