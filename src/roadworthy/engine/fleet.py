@@ -18,6 +18,8 @@ from roadworthy.ports.signals import Wakeups
 
 # Seconds that who has lost a race for a run steps aside for at most.
 _STEP_ASIDE = 0.02
+# After so many it waits for the next hint or poll, whatever keeps it from winning.
+_RACES = 50
 
 
 class Member(Holder, Protocol):
@@ -45,6 +47,7 @@ class Fleet:
         self._keeper = keeper
         self._wakeups = wakeups
         self._chance = chance
+        self._races = 0
 
     @property
     def shared(self) -> bool:
@@ -76,9 +79,13 @@ class Fleet:
         if self._wakeups is not None:
             self._wakeups.cancel(run_id)
 
-    async def step_aside(self) -> None:
-        """Another worker was faster: not at the same moment again."""
+    async def step_aside(self) -> bool:
+        """Another worker was faster: not at the same moment again. Whether to try again before the next hint."""
+        self._races += 1
+        if self._keeper is None or self._races % _RACES == 0:
+            return False
         await asyncio.sleep(_STEP_ASIDE * self._chance())
+        return True
 
     def chores(self, member: Member, around: Surroundings) -> Sequence[Coroutine[Any, Any, None]]:
         """What goes on beside the worker, until it is cancelled."""

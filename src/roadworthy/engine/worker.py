@@ -25,8 +25,6 @@ from roadworthy.engine.stopping import end_waiting, request_stop
 from roadworthy.engine.turns import Turns
 from roadworthy.ports.queue import Accepted, IdempotencyRecord, Waiting
 
-# How often in a row other workers may take what this one wants before it waits for the next hint or poll.
-_RACES = 50
 _CLOSING = "the server is shutting down; send the request again"
 
 
@@ -267,9 +265,7 @@ class Worker:
         return self._slots.free and not self._draining and self._fleet.sound
 
     async def _claim_all(self) -> None:
-        for _ in range(_RACES):
-            if not self._open:
-                return
+        while self._open:
             wakes = self._wakes
             waiting = list(await self._around.queue.waiting())
             self._isolation.look(waiting)
@@ -297,9 +293,7 @@ class Worker:
                 self._turns.served(one)
                 self._start(run)
                 await self._count_pending()
-        if raced and not progressed:
-            await self._fleet.step_aside()
-        return progressed or raced
+        return progressed or (raced and await self._fleet.step_aside())
 
     async def _claim(self, one: Waiting) -> Run | None:
         """Turn the slot just taken into a claimed run, or give it back."""

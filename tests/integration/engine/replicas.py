@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from roadworthy.domain.fleet import FleetCaps
-from roadworthy.domain.ids import RunId
+from roadworthy.domain.ids import RunId, new_id
 from roadworthy.domain.lease import LeaseTerms
 from roadworthy.domain.run import Run
 from roadworthy.engine.execution import Surroundings
@@ -88,6 +88,19 @@ class Crier:
                 other._news.set()
 
 
+class Heart:
+    """The event loop's heartbeat, as a number; ``stopped``: the loop is wedged."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._beats = 0
+
+    def beats(self) -> int:
+        """See ``Watchdog.beats``."""
+        self._beats += not self.stopped
+        return self._beats
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
     """One process."""
@@ -99,6 +112,7 @@ class Replica:
     log: SqlEventLog
     ledger: SqlLedger
     keeper: LeaseKeeper
+    heart: Heart
     witness: Witness
     database: PostgresDatabase
     life: "asyncio.Task[None]"
@@ -141,20 +155,22 @@ class Replicas:
         caps: FleetCaps | None = None,
         terms: LeaseTerms = TERMS,
         clock: Clock | None = None,
+        lease_url: str | None = None,
+        drain_timeout: timedelta = timedelta(0),
         tend_every: timedelta = timedelta(milliseconds=100),
         poll_every: timedelta = timedelta(minutes=5),
     ) -> Replica:
-        """One more process."""
+        """One more process. ``lease_url``: where its renewals go, when that may break alone."""
         limits = WorkerLimits(
             slots=slots,
             queue_size=1_000,
-            drain_timeout=timedelta(seconds=0),
+            drain_timeout=drain_timeout,
             tend_every=tend_every,
             poll_every=poll_every,
         )
-        name = f"replica-{next(self._numbers)}"
+        name = f"replica-{next(self._numbers)}-{new_id()[:6]}"
         born: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
-        life = asyncio.get_running_loop().create_task(self._live(name, limits, caps, terms, clock, born))
+        life = asyncio.get_running_loop().create_task(self._live(name, limits, caps, terms, clock, lease_url, born))
         self._stack.push_async_callback(_end, life)
         await asyncio.wait({born, life}, return_when=asyncio.FIRST_COMPLETED)
         if not born.done():
@@ -168,10 +184,14 @@ class Replicas:
         caps: FleetCaps | None,
         terms: LeaseTerms,
         clock: Clock | None,
+        lease_url: str | None,
         born: "asyncio.Future[Replica]",
     ) -> None:
         clock, witness = clock or FakeClock(), Witness()
-        async with open_postgres(self.url, sizes=Sizes(writers=3, readers=2)) as database:
+        async with (
+            open_postgres(self.url, sizes=Sizes(writers=3, readers=2)) as database,
+            open_postgres(lease_url or self.url, sizes=Sizes(writers=1, readers=1)) as renewing,
+        ):
             store = SqlRunStore(database)
             queue = SqlRunQueue(database, clock, lease=terms.length, caps=caps or FleetCaps())
             ledger = SqlLedger(database)
@@ -192,10 +212,9 @@ class Replicas:
                     settlements=Settlements(),
                     reserved_output_tokens=100,
                 )
-                beats = itertools.count()
-                keeper = LeaseKeeper(
-                    PostgresLeases(database, terms), name, terms, beats=lambda: next(beats), telemetry=witness
-                )
+                heart = Heart()
+                leases = PostgresLeases(renewing, terms)
+                keeper = LeaseKeeper(leases, name, terms, beats=heart.beats, telemetry=witness)
                 worker = Worker(around, limits, Fleet(keeper, self.town.crier()))
                 async with worker.under_way():
                     born.set_result(
@@ -207,6 +226,7 @@ class Replicas:
                             log=log,
                             ledger=ledger,
                             keeper=keeper,
+                            heart=heart,
                             witness=witness,
                             database=database,
                             life=born,  # pyright: ignore[reportArgumentType] -- ``start`` puts the task there
