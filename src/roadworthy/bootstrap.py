@@ -8,25 +8,31 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
+from roadworthy.cluster import Shared, open_shared, state_place
 from roadworthy.database import open_database
-from roadworthy.domain.errors import StorageUnavailable
+from roadworthy.domain.errors import ConfigError, StorageUnavailable
 from roadworthy.domain.ids import AgentName, new_id
+from roadworthy.engine.acceptor import Acceptor
+from roadworthy.engine.circuits import ProviderCircuits
 from roadworthy.engine.execution import Surroundings
+from roadworthy.engine.fleet import Fleet
 from roadworthy.engine.heartbeat import Watchdog
+from roadworthy.engine.leases import LeaseKeeper
 from roadworthy.engine.reaper import reap_orphans
 from roadworthy.engine.settlements import Settlements
 from roadworthy.engine.spending import sweep_reservations
 from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.identity.tokens import open_tokens
+from roadworthy.ports.circuits import Circuits
 from roadworthy.ports.identity import TokenVerifier
 from roadworthy.ports.runtime import AgentRuntime, Caps
 from roadworthy.ports.telemetry import Telemetry
 from roadworthy.pricing.book import open_price_book
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
 from roadworthy.runtimes.langgraph.runtime import open_runtime
-from roadworthy.runtimes.langgraph.state_places import SqliteFolder
 from roadworthy.runtimes.langgraph.store import StoreConfig
 from roadworthy.runtimes.langgraph.threads import TrackingExecutor
 from roadworthy.services.admission import Admission
@@ -53,7 +59,6 @@ from roadworthy.storage.keys import SqlKeyStore
 from roadworthy.storage.ledger import SqlLedger
 from roadworthy.storage.policies import SqlPolicyStore
 from roadworthy.storage.queue import SqlRunQueue
-from roadworthy.storage.rates import MemoryRateCounters
 from roadworthy.storage.retention import SqlRetention
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.threads import SqlThreadStore
@@ -67,6 +72,8 @@ __all__ = ["Container", "EngineStuck", "Project", "bootstrap", "open_project_run
 _THREADS_PER_SLOT = 4
 _MIN_THREADS = 32
 _NOTE_KEYS_EVERY = timedelta(minutes=1)
+
+Engine: TypeAlias = Worker | Acceptor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +101,7 @@ class Container:
     usage: UsageReports
     audit: AuditTrail
     readiness: Readiness
-    worker: Worker
+    worker: Engine
     runtime: AgentRuntime
     database: Database
     agent_names: Sequence[AgentName]
@@ -106,8 +113,12 @@ class Container:
 
 
 @asynccontextmanager
-async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) -> AsyncGenerator[Container]:
+async def bootstrap(
+    settings: Settings, project: Project, telemetry: Telemetry, *, executes: bool = True
+) -> AsyncGenerator[Container]:
     """A running engine on the database of ``settings``. Interrupted runs are back in line when it is yielded.
+
+    ``executes``: whether runs are executed in this process; else others on the same Postgres do it.
 
     Raises:
         ConfigError: the data folder, the schema or the admin key is not usable.
@@ -123,51 +134,64 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
         tokens = await stack.enter_async_context(_open_tokens(settings))
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
-        runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder))
-        around = await _surroundings(stack, settings, database, policies, runtime, telemetry)
-        worker = Worker(
-            around,
-            WorkerLimits(
-                slots=settings.max_concurrent_requests,
-                queue_size=settings.queue_size,
-                drain_timeout=settings.drain_timeout,
-            ),
+        shared = await stack.enter_async_context(open_shared(settings, database, telemetry))
+        circuits = ProviderCircuits(
+            clock,
+            telemetry,
+            failures=settings.circuit_failures,
+            lasts=settings.circuit_seconds,
+            store=shared.circuits,
         )
+        runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder, circuits))
+        around = await _surroundings(stack, settings, database, policies, runtime, shared, telemetry)
+        watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
+        worker = _engine(settings, around, shared, watchdog) if executes else _acceptor(settings, around, shared)
         await finish_erasures(SqlThreadStore(database), runtime)
-        revived = await reap_orphans(around)
+        revived = await reap_orphans(around) if executes else 0
         if revived:
             telemetry.worker_note("runs_recovered", count=revived)
         first_key = await _prepare_keys(keys, settings)
         # One for all: what one of them erases, the others leave alone meanwhile.
         threads = Threads(threads=SqlThreadStore(database), runs=SqlRunStore(database), runtime=runtime)
-        watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
         async with (
             worker.under_way(),
             _beside(
                 watchdog.keep_beating(),
                 watch_slots(worker, settings.stuck_timeout, telemetry),
                 _note_key_uses(keys),
-                keep_pruning(_retention(settings, database, around, threads), telemetry),
+                *([keep_pruning(_retention(settings, database, around, threads), telemetry)] if executes else []),
                 sweep_reservations(around.ledger, around.clock, telemetry),
+                circuits.keep_in_step(),
             ),
         ):
-            yield _container(settings, database, around, worker, Identity(keys, tokens), keys, threads, first_key)
+            yield _container(
+                settings,
+                database,
+                around,
+                shared,
+                worker=worker,
+                identity=Identity(keys, tokens),
+                keys=keys,
+                threads=threads,
+                first_key=first_key,
+            )
 
 
 @asynccontextmanager
 async def open_project_runtime(
-    settings: Settings, project: Project, folder: DataFolder
+    settings: Settings, project: Project, folder: DataFolder, circuits: Circuits | None = None
 ) -> AsyncGenerator[AgentRuntime]:
-    """The agents with their checkpoints and their store, which are files of the data folder on either database."""
+    """The agents with their checkpoints and their store, which are files of the data folder, or tables on Postgres."""
     async with open_runtime(
         project.agents,
-        state=SqliteFolder(path=folder.path),
+        state=state_place(settings, folder),
         tool_timeout=settings.tool_timeout,
         tool_output_max=settings.tool_output_max,
         store_scope=settings.store_scope,
         store_index=project.store,
         extra_types=settings.state_types,
         clock=SystemClock(),
+        circuits=circuits,
     ) as runtime:
         yield runtime
 
@@ -178,13 +202,14 @@ async def _surroundings(
     database: Database,
     policies: SqlPolicyStore,
     runtime: AgentRuntime,
+    shared: Shared,
     telemetry: Telemetry,
 ) -> Surroundings:
     clock = SystemClock()
     return Surroundings(
         worker=f"worker-{new_id()[:12]}",
-        queue=SqlRunQueue(database, clock),
-        log=await stack.enter_async_context(SqlEventLog(database, SqlRunStore(database))),
+        queue=SqlRunQueue(database, clock, lease=shared.terms.length, caps=shared.caps),
+        log=await stack.enter_async_context(SqlEventLog(database, SqlRunStore(database), live=shared.live)),
         ledger=SqlLedger(database),
         runtime=runtime,
         clock=clock,
@@ -193,10 +218,30 @@ async def _surroundings(
         idle_timeout=settings.idle_timeout,
         prices=await asyncio.to_thread(open_price_book, settings.price_file),
         policies=policies,
-        rates=MemoryRateCounters(),
+        rates=shared.rates,
         reserved_output_tokens=settings.reserved_output_tokens,
         settlements=Settlements(),
     )
+
+
+def _engine(settings: Settings, around: Surroundings, shared: Shared, watchdog: Watchdog) -> Worker:
+    keeper = None
+    if shared.leases is not None:
+        keeper = LeaseKeeper(
+            shared.leases, around.worker, shared.terms, beats=watchdog.beats, telemetry=around.telemetry
+        )
+    limits = WorkerLimits(
+        slots=settings.max_concurrent_requests,
+        queue_size=settings.queue_size,
+        drain_timeout=settings.drain_timeout,
+    )
+    return Worker(around, limits, Fleet(keeper, shared.wakeups))
+
+
+def _acceptor(settings: Settings, around: Surroundings, shared: Shared) -> Acceptor:
+    if shared.leases is None:
+        raise ConfigError("a server that executes nothing needs workers beside it: set ROADWORTHY_DATABASE_URL")
+    return Acceptor(around, queue_size=settings.queue_size, wakeups=shared.wakeups)
 
 
 @asynccontextmanager
@@ -272,7 +317,9 @@ def _container(
     settings: Settings,
     database: Database,
     around: Surroundings,
-    worker: Worker,
+    shared: Shared,
+    *,
+    worker: Engine,
     identity: Identity,
     keys: Keys,
     threads: Threads,
@@ -306,7 +353,7 @@ def _container(
         limits=Limits(around.policies),
         usage=UsageReports(around.ledger, clock, settings.time_zone),
         audit=AuditTrail(SqlAuditLog(database)),
-        readiness=Readiness(worker, _probes(database, runtime)),
+        readiness=Readiness(worker, _probes(database, runtime), shared.outside),
         worker=worker,
         runtime=runtime,
         database=database,
@@ -327,7 +374,7 @@ def _exports(database: Database, around: Surroundings, keys: Keys) -> UserExport
     )
 
 
-def _erasures(database: Database, around: Surroundings, worker: Worker, keys: Keys, threads: Threads) -> UserErasures:
+def _erasures(database: Database, around: Surroundings, worker: Engine, keys: Keys, threads: Threads) -> UserErasures:
     return UserErasures(
         records=SqlUserRecords(database, around.clock),
         stored=SqlThreadStore(database),

@@ -15,8 +15,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+_FLEET = ("fleet_runs", "fleet_runs_per_tenant", "fleet_runs_per_agent")
 _YEAR_SECONDS = 31_536_000
 _POSTGRES = ("postgresql://", "postgres://")
+_REDIS = ("redis://", "rediss://", "unix://")
 _JWT_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
 
 
@@ -65,6 +67,11 @@ class Settings(BaseSettings):
         default=False,
         description="Whether a start on Postgres brings the schema up to date by itself, as it always does on SQLite; "
         "else `roadworthy migrate` does it.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis or Valkey beside Postgres, for events, rates and hints between servers: "
+        "`redis://:password@host:6379/0`, `rediss://` with TLS, or `unix://`.",
     )
     api_version: str = Field(
         default="v1",
@@ -127,6 +134,11 @@ class Settings(BaseSettings):
         description="Seconds with every slot held by threads of ended runs after which the process ends itself.",
     )
 
+    fleet_runs: int | None = Field(
+        default=None, ge=1, description="Runs that execute at once in all servers on one Postgres together."
+    )
+    fleet_runs_per_tenant: int | None = Field(default=None, ge=1, description="Of these, runs of one tenant.")
+    fleet_runs_per_agent: int | None = Field(default=None, ge=1, description="Of these, runs of one agent.")
     circuit_failures: int = Field(
         default=5,
         ge=0,
@@ -276,7 +288,9 @@ class Settings(BaseSettings):
             for name in type(self).model_fields
             if isinstance(value := getattr(self, name), SecretStr)
         ]
-        return (*values, *(_passwords(self.database_url.get_secret_value()) if self.database_url else ()))
+        addresses = (self.database_url, self.redis_url)
+        passwords = [word for one in addresses if one is not None for word in _passwords(one.get_secret_value())]
+        return (*values, *passwords)
 
     def pepper(self, otherwise: Callable[[], bytes]) -> bytes:
         """The secret that is mixed into key digests: the given one, else what ``otherwise`` finds or makes."""
@@ -297,6 +311,13 @@ class Settings(BaseSettings):
             raise ValueError(
                 "must begin with postgresql:// or postgres://, without the name of a driver such as +asyncpg"
             )
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(_REDIS):
+            raise ValueError("must begin with redis://, rediss:// (TLS) or unix://")
         return value
 
     @field_validator("time_zone")
@@ -335,6 +356,16 @@ class Settings(BaseSettings):
                 "ROADWORTHY_DATABASE_URL needs ROADWORTHY_KEY_PEPPER: 16 characters or more, the same for every server "
                 "on this database, because what one of them keeps in a file opens no key at another"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fleets_need_postgres(self) -> "Settings":
+        if self.database_url is not None:
+            return self
+        given = [name for name in ("redis_url", *_FLEET) if getattr(self, name) is not None]
+        if given:
+            named = ", ".join(f"ROADWORTHY_{name.upper()}" for name in given)
+            raise ValueError(f"{named}: only for servers that share a Postgres; set ROADWORTHY_DATABASE_URL too")
         return self
 
     @model_validator(mode="after")

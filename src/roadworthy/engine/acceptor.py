@@ -4,10 +4,12 @@ Above: services, and ``bootstrap`` when the API and the workers are processes ap
 ``ports/signals.py``, by which a worker hears of them before its next poll.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 from roadworthy.domain.errors import Draining
 from roadworthy.domain.ids import RunId
+from roadworthy.domain.load import Load
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.rate_limit import AppliedLimit
 from roadworthy.domain.run import CancelReason, Run, RunStatus
@@ -35,9 +37,18 @@ class Acceptor:
         """See the port. No model is called here."""
         return None
 
+    def load(self) -> Load:
+        """See the port. What waits is counted by who executes it."""
+        return Load(slots=0, held=0, stuck=0, waiting=0)
+
     def stuck(self) -> bool:
         """See the port."""
         return False
+
+    @asynccontextmanager
+    async def under_way(self) -> AsyncGenerator[None]:
+        """As ``Worker.under_way``; there is nothing to be done beside the requests."""
+        yield
 
     async def submit(
         self, run: Run, *, idempotency: IdempotencyRecord | None, at_once: Sequence[AppliedLimit] = ()

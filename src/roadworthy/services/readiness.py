@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from roadworthy.ports.dispatch import Dispatcher
 
 Probe = Callable[[], Awaitable[str | None]]
+Trouble = Callable[[], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,11 +18,16 @@ class Problem:
 
 
 class Readiness:
-    """``probes`` return None when their part is well, else what is wrong; they never raise."""
+    """``probes`` return None when their part is well, else what is wrong; they never raise. So do those of ``outside``,
+    of which the process can do without.
+    """
 
-    def __init__(self, dispatcher: Dispatcher, probes: Mapping[str, Probe]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, probes: Mapping[str, Probe], outside: Mapping[str, Trouble] | None = None
+    ) -> None:
         self._dispatcher = dispatcher
         self._probes = probes
+        self._outside = outside or {}
 
     @property
     def draining(self) -> bool:
@@ -41,5 +47,5 @@ class Readiness:
 
     def degraded(self) -> Sequence[Problem]:
         """What is wrong outside of this process: a model provider's trouble does not make the server unready."""
-        trouble = self._dispatcher.provider_trouble()
-        return [] if trouble is None else [Problem(name="provider", detail=trouble)]
+        troubles = {"provider": self._dispatcher.provider_trouble, **self._outside}
+        return [Problem(name=name, detail=detail) for name, of in troubles.items() if (detail := of()) is not None]

@@ -44,11 +44,11 @@ TAKE_THREAD = (
 # --- leases ----------------------------------------------------------------------------------------------------------
 
 # The clock itself, not the transaction's beginning: a unit may have waited for a lock.
-_now = sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", INT)
-_lease_end = _now + param("lease", INT)
+NOW = sa.literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", INT)
+_lease_end = NOW + param("lease", INT)
 _running = runs.c.status == sa.literal_column(f"'{RunStatus.RUNNING.value}'")
 # A running row without a lease is nobody's.
-_lapsed = sa.func.coalesce(runs.c.lease_until, ZERO) <= _now
+_lapsed = sa.func.coalesce(runs.c.lease_until, ZERO) <= NOW
 
 # ``lease``: in microseconds; null for a run that waits.
 INSERT_RUN = sql.INSERT_RUN.values(lease_until=_lease_end)
@@ -68,7 +68,7 @@ RENEW_LEASES = (
     .values(lease_until=_lease_end)
     .returning(runs.c.tenant, runs.c.owner, runs.c.run_id, runs.c.attempt)
 )
-DATABASE_TIME = sa.select(_now)
+DATABASE_TIME = sa.select(NOW)
 
 # --- money -----------------------------------------------------------------------------------------------------------
 

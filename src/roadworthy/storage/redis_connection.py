@@ -77,6 +77,10 @@ class RedisServer:
             return error.message
         return None
 
+    def trouble(self) -> str | None:
+        """What goes on without it at the moment, in words safe to show; None when nothing has to."""
+        return f"{', '.join(sorted(self._failing))} go on without Redis" if self._failing else None
+
     def failed(self, part: Part, error: StorageUnavailable) -> None:
         """Tell the operator, but not all the time, that ``part`` goes on without it."""
         now = time.monotonic()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 # In order; the last one is what this code needs.
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 _SINCE = "_since_"
 # Seconds that a migration waits for another process that migrates the same file.
 _PATIENCE = 30

@@ -286,3 +286,12 @@ retention = sa.Table(
     sa.Column("name", _TEXT, primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
 )
+
+# Providers that the fleet leaves alone, until a moment of Postgres's clock. ``openings``: how often in a row.
+circuits = sa.Table(
+    "circuits",
+    metadata,
+    sa.Column("provider", _TEXT, primary_key=True),
+    sa.Column("open_until", _MOMENT, nullable=False),
+    sa.Column("openings", sa.Integer, nullable=False),
+)
