@@ -305,6 +305,28 @@ async def test_a_commit_whose_answer_was_lost_is_not_repeated(saver: FencedPostg
     await saver.check()
 
 
+async def test_a_unit_that_is_cancelled_is_whole_or_not_there(saver: FencedPostgresSaver) -> None:
+    chance = random.Random(7)
+    await saver.database.run("CREATE TABLE t (n INT)")
+
+    async def unit(rows: Rows) -> None:
+        for _ in range(3):
+            assert await rows.run("INSERT INTO t VALUES (1)") == 1
+
+    async with asyncio.timeout(BOUND):
+        for _ in range(100):
+            task = asyncio.get_running_loop().create_task(saver.rows.transact(unit))
+            await asyncio.sleep(chance.uniform(0, 0.004))
+            task.cancel()
+            await asyncio.wait({task})
+        before = await count(saver, "t")
+        assert 0 < before < 300
+        for _ in range(20):  # every connection still works
+            await saver.rows.transact(unit)
+    assert before % 3 == 0
+    assert await count(saver, "t") == before + 60
+
+
 async def test_transactions_in_each_others_way_are_both_done(saver: FencedPostgresSaver) -> None:
     both = asyncio.Barrier(2)
     tries: list[str] = []
@@ -313,6 +335,7 @@ async def test_transactions_in_each_others_way_are_both_done(saver: FencedPostgr
         async def lock(rows: Rows) -> None:
             tries.append(names[0])
             await rows.lock(names[0])
+            await rows.all("SELECT 1")  # has it now
             if len(tries) <= 2:
                 await both.wait()
             await rows.lock(names[1])

@@ -241,7 +241,7 @@ async def test_what_a_human_said_to_one_call_is_not_taken_for_its_equal(bench: B
     calls = (replace(PAY, id="c1"), replace(PAY, id="c2"))
     async with bench.serve(one_node([shop.pay], *calls)) as runtime:
         run = go(runtime)
-        await cut_off(runtime, run, shop)
+        await cut_off(runtime, run, shop, seen=(("c1", "started"), ("c2", "started")))
         assert isinstance((await play(runtime, retried(run))).error, NeedsReview)
         assert await runtime.resolve(THREAD, "c1", RecordResult(result="it was paid"))
         for review in await runtime.open_reviews(THREAD):
