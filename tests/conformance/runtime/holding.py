@@ -1,5 +1,6 @@
 """A runtime on Postgres whose attempts hold their runs, as the engine's do: rows in the table that fences look at."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
@@ -36,7 +37,8 @@ class HoldingRuntime(LangGraphRuntime):
         spending: Spending | None = None,
         told: Collection[str] = (),
     ) -> AsyncGenerator[Execution]:
-        hold(self.url, run)
+        # Not on the loop: what is still under way for an earlier attempt may have to end first.
+        await asyncio.to_thread(hold, self.url, run)
         parent = LangGraphRuntime.execution(
             self, run, caps=caps, first_on_thread=first_on_thread, spending=spending, told=told
         )

@@ -108,13 +108,17 @@ def unsaved(tools: list[BaseTool], *calls: ScriptedCall) -> Compiled:
 SHAPES = (agent, one_node, nested, unsaved)
 
 
-async def cut_off(runtime: LangGraphRuntime, run: Run, shop: Shop, *, seen: Collection[tuple[str, str]] = ()) -> None:
-    """Play an attempt until a tool hangs, and calls are ``seen`` in states; give it up there, as a crash would."""
+async def cut_off(
+    runtime: LangGraphRuntime, run: Run, shop: Shop, *, seen: Collection[tuple[str, str]] = (), begun: int = 0
+) -> None:
+    """Play an attempt until a tool hangs, calls are ``seen`` in states, and so many have ``begun`` or ended; give it
+    up there, as a crash would.
+    """
     async with asyncio.timeout(BOUND), prepared(runtime, run) as execution:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(consume(execution))
             await shop.began.wait()
-            while not set(seen) <= set(await rows(runtime)):
+            while not set(seen) <= set(found := await rows(runtime)) or len(found) < begun:
                 pass  # each look is a turn of the loop
             execution.fence()
             task.cancel()

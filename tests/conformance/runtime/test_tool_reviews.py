@@ -109,7 +109,7 @@ async def test_several_calls_of_unknown_outcome_are_all_named(bench: Bench) -> N
     calls = [ScriptedCall(name="pay", args={"amount": n}, id=f"c{n}") for n in (1, 2)]
     async with bench.serve(one_node([shop.pay], *calls)) as runtime:
         run = go(runtime)
-        await cut_off(runtime, run, shop)
+        await cut_off(runtime, run, shop, seen=(("c1", "started"), ("c2", "started")))
         assert isinstance((await play(runtime, retried(run))).error, NeedsReview)
         assert [one.tool_call_id for one in await runtime.open_reviews(THREAD)] == ["c1", "c2"]
 
@@ -193,7 +193,7 @@ async def test_a_call_that_comes_back_under_another_id_is_not_run_again(
     shop = Shop()
     async with bench.serve(out_of_reach([shop.pay], *calls)) as runtime:
         run = go(runtime)
-        await cut_off(runtime, run, shop)
+        await cut_off(runtime, run, shop, begun=len(calls))
         begun = shop.done["pay"]
         before = {id_ for id_, _ in await rows(runtime)}
         for attempt in (retried(run), a_run(kind=InputKind.CONTINUE, number=2)):
@@ -241,7 +241,7 @@ async def test_what_a_human_said_to_one_call_is_not_taken_for_its_equal(bench: B
     calls = (replace(PAY, id="c1"), replace(PAY, id="c2"))
     async with bench.serve(one_node([shop.pay], *calls)) as runtime:
         run = go(runtime)
-        await cut_off(runtime, run, shop)
+        await cut_off(runtime, run, shop, seen=(("c1", "started"), ("c2", "started")))
         assert isinstance((await play(runtime, retried(run))).error, NeedsReview)
         assert await runtime.resolve(THREAD, "c1", RecordResult(result="it was paid"))
         for review in await runtime.open_reviews(THREAD):

@@ -23,7 +23,7 @@ _SCHEMA = (
 )
 _KEEP = (
     "INSERT INTO journal (thread_id, namespace, hash, occurrence, root_id, graph_ns, graph_id, run_id, call, "
-    "type, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+    "type, value) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE ({stands}) = ? "
     "ON CONFLICT (thread_id, namespace, hash, occurrence) DO UPDATE SET "
     "root_id = excluded.root_id, graph_ns = excluded.graph_ns, graph_id = excluded.graph_id, "
     "run_id = excluded.run_id, call = excluded.call, type = excluded.type, value = excluded.value"
@@ -60,11 +60,10 @@ async def create_journal(rows: Rows, *, bytes_type: str) -> None:
 
 async def keep_row(rows: Rows, thread: str, place: Place, row: Row) -> bool:
     """Store a row; False, and nothing is stored, while a checkpoint is missing that its call stands on."""
-    if not await stands(rows, thread, place):
-        return False
+    count, values, wanted = _stands(thread, place)
     key = (thread, row.namespace, row.hash, row.occurrence)
-    await rows.run(_KEEP, *key, place.root_id, *place.graph, row.run_id, _call_text(row.call), *row.value)
-    return True
+    about = (place.root_id, *place.graph, row.run_id, _call_text(row.call), *row.value)
+    return await rows.run(_KEEP.format(stands=count), *key, *about, *values, wanted) > 0
 
 
 async def load_rows(rows: Rows, thread: str) -> Sequence[Row]:
@@ -103,11 +102,17 @@ async def forget_run(rows: Rows, thread: str, run_id: str) -> None:
 
 async def stands(rows: Rows, thread: str, place: Place) -> bool:
     """Whether every checkpoint is there that a place stands on."""
+    count, values, wanted = _stands(thread, place)
+    ((found,),) = await rows.all(count, *values)
+    return bool(found == wanted)
+
+
+def _stands(thread: str, place: Place) -> tuple[str, Sequence[str], int]:
+    """A query that counts the checkpoints that a place stands on, its values, and the number that must come out."""
     wanted = set(place.stands_on)
     marks = ", ".join(["(?, ?)"] * len(wanted))
-    query = f"{_COUNT} AND (checkpoint_ns, checkpoint_id) IN (VALUES {marks})"
-    ((count,),) = await rows.all(query, thread, *(part for one in wanted for part in one))
-    return bool(count == len(wanted))
+    count = f"{_COUNT} AND (checkpoint_ns, checkpoint_id) IN (VALUES {marks})"
+    return count, (thread, *(part for one in wanted for part in one)), len(wanted)
 
 
 def _call_text(call: ModelCall) -> str:

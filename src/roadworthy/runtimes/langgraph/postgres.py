@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor, AsyncPipeline
 from psycopg.rows import DictRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -26,6 +26,7 @@ from roadworthy.runtimes.langgraph.rows import Fence, Found, Row, Unit
 
 Done = TypeVar("Done")
 Connection: TypeAlias = AsyncConnection[Any]
+Cursor: TypeAlias = AsyncCursor[Any]
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[DictRow]]
 
 # The run that an attempt holds, locked against whoever would take it. It finds nothing when somebody has.
@@ -50,10 +51,11 @@ _SESSION = "SET default_transaction_read_only = off; SET default_transaction_iso
 
 
 class PostgresRows:
-    """``rows.Rows`` on a connection."""
+    """``rows.Rows`` on a connection. In a ``pipeline`` what is asked for waits until somebody wants an answer."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, pipeline: AsyncPipeline | None = None) -> None:
         self._connection = connection
+        self._pipeline = pipeline
 
     async def all(self, statement: str, *values: object) -> Sequence[Row]:
         """See the protocol."""
@@ -65,6 +67,8 @@ class PostgresRows:
         """See the protocol."""
         async with self._connection.cursor() as cursor:
             await cursor.execute(_marked(statement), values)
+            if self._pipeline is not None:
+                await self._pipeline.sync()
             return cursor.rowcount
 
     async def lock(self, name: str) -> None:
@@ -129,10 +133,11 @@ class PostgresDatabase:
         async def transact(connection: Connection) -> Found:
             nonlocal committing
             committing = False
-            async with connection.transaction():
-                if fence is not None:
-                    await hold_run(connection, fence)
-                found = await unit(PostgresRows(connection))
+            async with connection.pipeline() as pipeline, connection.transaction():
+                held = None if fence is None else await ask_for_run(connection, fence)
+                found = await unit(PostgresRows(connection, pipeline))
+                if held is not None:
+                    await check_run(held)
                 committing = True
             return found
 
@@ -141,7 +146,7 @@ class PostgresDatabase:
     async def repeat(
         self, work: Callable[[], Awaitable[Done]], *, may_repeat: Callable[[], bool] | None = None
     ) -> Done:
-        """Do ``work``, on connections that it takes itself; again when one was lost, as long as ``may_repeat``.
+        """Do ``work``, on connections that it takes itself; again when one was lost and it ``may_repeat``.
 
         Raises:
             StorageUnavailable: Postgres failed, or does not answer; StorageFull when its disk is full.
@@ -154,8 +159,9 @@ class PostgresDatabase:
             except psycopg.Error as error:
                 if is_defect(error):
                     raise
-                again = is_lost(error) or (is_overtaken(error) and tries < _TRIES)
-                if may_repeat is not None and not may_repeat():
+                lost = is_lost(error)
+                again = lost or (is_overtaken(error) and tries < _TRIES)
+                if lost and may_repeat is not None and not may_repeat():
                     raise StorageUnavailable(
                         "the connection to the database of checkpoints broke: it may be stored or not"
                     ) from error
@@ -176,15 +182,24 @@ class PostgresDatabase:
         return await self.repeat(once, may_repeat=may_repeat)
 
 
-async def hold_run(connection: Connection, fence: Fence) -> None:
-    """Until the end of the connection's transaction nobody else can take the attempt's run.
+async def ask_for_run(connection: Connection, fence: Fence) -> Cursor:
+    """Until the end of the connection's transaction nobody else can take the attempt's run; ``check_run`` says whether
+    somebody has.
 
     Raises:
-        LeaseLost: somebody has.
+        LeaseLost: this process knows it already.
     """
     fence.check_fence()
-    cursor = await connection.execute(HOLDS_RUN.encode(), _holder(fence))
-    if await cursor.fetchone() is None:
+    return await connection.execute(HOLDS_RUN.encode(), _holder(fence))
+
+
+async def check_run(held: Cursor) -> None:
+    """Before the commit.
+
+    Raises:
+        LeaseLost: somebody has taken the run.
+    """
+    if await held.fetchone() is None:
         raise LeaseLost(_LOST)
 
 

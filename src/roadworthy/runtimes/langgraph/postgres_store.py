@@ -18,7 +18,7 @@ from roadworthy.domain.errors import ConfigError
 from roadworthy.domain.principal import Owner
 from roadworthy.runtimes.langgraph.current import current_attempt
 from roadworthy.runtimes.langgraph.keys import owned_range
-from roadworthy.runtimes.langgraph.postgres import Pool, PostgresDatabase, hold_run, open_pool
+from roadworthy.runtimes.langgraph.postgres import Pool, PostgresDatabase, ask_for_run, check_run, open_pool
 from roadworthy.runtimes.langgraph.postgres_errors import postgres_errors
 from roadworthy.runtimes.langgraph.postgres_tables import prepare_tables
 from roadworthy.runtimes.langgraph.state_places import PostgresTables
@@ -66,7 +66,7 @@ class FencedPostgresStore(AsyncPostgresStore):
         scope = current_attempt.get()
         async with cur.connection.transaction():
             if scope is not None:
-                await hold_run(cur.connection, scope)
+                await check_run(await ask_for_run(cur.connection, scope))
             for query, params in noted.statements:
                 await cur.execute(query.encode(), params)
 
