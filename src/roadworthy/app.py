@@ -1,6 +1,6 @@
 """The web application: services in, ASGI out. Reads top to bottom: state, middleware, routes, document.
 
-``cli/serve.py`` builds it from what ``bootstrap.py`` has wired and hands it to uvicorn.
+``cli/running.py`` builds it from what ``bootstrap.py`` has wired and hands it to uvicorn.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,13 @@ from roadworthy.protocols.plain import usage_routes as plain_usage
 from roadworthy.protocols.plain.schemas import schemas as plain_schemas
 from roadworthy.settings import Settings
 
+_API = (
+    *plain.router.routes,
+    *plain_threads.router.routes,
+    *plain_usage.router.routes,
+    *admin.router.routes,
+)
+
 
 def build_app(
     services: Services,
@@ -42,12 +49,14 @@ def build_app(
     api_version: str,
     telemetry: WebTelemetry | None = None,
     exposition: Exposition | None = None,
+    probes_only: bool = False,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> FastAPI:
     """The application. ``version``: of the server; ``api_version``: named in the OpenAPI document.
 
     ``auth`` False makes every caller the local user; the caller of this function has checked that only this machine
     can connect. ``exposition``: what ``/metrics`` shows; without one there is no such route.
+    ``probes_only``: for a process that serves no agents, but executes their runs.
     """
     app = FastAPI(
         title="Roadworthy",
@@ -60,10 +69,7 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
         routes=[
-            *plain.router.routes,
-            *plain_threads.router.routes,
-            *plain_usage.router.routes,
-            *admin.router.routes,
+            *(() if probes_only else _API),
             *health.router.routes,
             *(() if exposition is None else metrics.router.routes),
         ],

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from roadworthy.cli import audit, budgets, doctor, keys, migrate, rates, runs, serve, usage, users, version
+from roadworthy.cli import audit, budgets, doctor, keys, migrate, rates, runs, serve, usage, users, version, worker
 from roadworthy.cli.output import hint
 from roadworthy.domain.errors import ConfigError, InvalidRequest, RoadworthyError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(name="serve")(serve.serve)
+app.command(name="worker")(worker.worker)
 app.add_typer(keys.app, name="keys")
 app.add_typer(runs.app, name="runs")
 app.add_typer(budgets.app, name="budgets")

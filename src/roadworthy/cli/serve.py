@@ -1,178 +1,35 @@
-"""``roadworthy serve``: from the command line to a server that answers, and back to an exit code.
+"""``roadworthy serve``: agents over HTTP, from the command line to a server that answers (``running.py``)."""
 
-In order: settings, logs, the port (so that a taken one is told at once), the agents and the data (``bootstrap``), the
-application (``app``), the greeting with the first key, and only then the first request. When the database cannot be
-opened, ``opening`` answers until it can.
-"""
-
-import asyncio
-import gc
-import os
-import signal
-import socket
-from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from roadworthy.cli.ending import ends_in_time, run
-from roadworthy.cli.environment import load_settings, secret_values, unknown_variables
-from roadworthy.cli.output import say
+from roadworthy.cli.environment import load_settings
+from roadworthy.cli.running import Role, heed_sigterm, run_server
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
-    from roadworthy.bootstrap import Container, Project
-    from roadworthy.cli.opening import Front
-    from roadworthy.settings import Settings
-    from roadworthy.telemetry.metrics import Metrics
-
-# Seconds that opening may take before the port is opened all the same.
-_OPENING_SECONDS = 3
-
-# Of the three generations; measured by `make bench`.
-_GC_THRESHOLDS = (2_000, 10, 100)
+Target = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TARGET]",
+        help="path.py:attribute or module:attribute of a graph. Default: the graphs of ./langgraph.json, "
+        "else the built-in agents.",
+        show_default=False,
+    ),
+]
 
 
 def serve(
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TARGET]",
-            help="path.py:attribute or module:attribute of a graph. Default: the graphs of ./langgraph.json, "
-            "else the built-in agents.",
-            show_default=False,
-        ),
-    ] = None,
+    target: Target = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 picks a free one.", show_default="8000")] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Ask for no key; only together with a loopback address.")
     ] = False,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Execute no runs: `roadworthy worker` does, on the same Postgres.")
+    ] = False,
 ) -> None:
-    """Serve agents over HTTP until SIGTERM or Ctrl-C, then drain: runs go on at the next start."""
-    # Nothing is to be drained yet, but without a handler the first process of a container ignores the signal.
-    signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+    """Serve agents over HTTP until SIGTERM or Ctrl-C, then drain: runs go on elsewhere, or at the next start."""
+    heed_sigterm()
     settings = load_settings(target, host=host, port=port, auth=False if no_auth else None)
-    _start_logs(settings)
-    from roadworthy.cli.http_server import bind
-
-    bound = bind(settings.host, settings.port)
-    run(_serve(settings, target, bound), loop_factory=_new_loop)
-
-
-async def _serve(settings: "Settings", target: str | None, bound: socket.socket) -> None:
-    # Most of the start-up time is spent in these imports.
-    from roadworthy import __version__
-    from roadworthy.cli.http_server import serve_http
-    from roadworthy.cli.metrics_port import metrics_port
-    from roadworthy.cli.opening import Front
-    from roadworthy.cli.project import open_project
-    from roadworthy.telemetry.metrics import Metrics
-
-    metrics = Metrics(__version__)
-    with metrics_port(settings, metrics):
-        async with open_project(settings, target) as project, asyncio.TaskGroup() as group:
-            front = Front()
-            life = group.create_task(_open(settings, project, bound, front, metrics))
-            with suppress(TimeoutError):
-                # A migration of much data, or a lock on it, takes its time, and the process is alive meanwhile.
-                async with asyncio.timeout(_OPENING_SECONDS):
-                    await front.answers.wait()
-            with ends_in_time():
-                await serve_http(front, bound, drain=front.drain)
-            if not front.opened:
-                os._exit(0)  # there is nothing to close, and threads that wait for a lock would hold the end up
-            life.cancel()
-
-
-async def _open(
-    settings: "Settings", project: "Project", bound: socket.socket, front: "Front", metrics: "Metrics"
-) -> None:
-    """Open everything, greet, let ``front`` answer; keep it open until cancelled."""
-    from roadworthy.bootstrap import bootstrap
-    from roadworthy.cli.opening import opened
-    from roadworthy.telemetry.loop_lag import measure_loop_lag
-    from roadworthy.telemetry.run_log import RunLog
-    from roadworthy.telemetry.several import Several
-
-    telemetry = Several(RunLog(), metrics)
-    async with opened(partial(bootstrap, settings, project, telemetry), front) as container:
-        metrics.watch(container.worker.load)
-        app = _app(settings, container, metrics)
-        _settle_heap()
-        _greet(settings, container, bound)
-        front.open(app, container.drain)
-        await measure_loop_lag(metrics.loop_lag)
-
-
-def _settle_heap() -> None:
-    """Spare the garbage collector what lives as long as the process, and look less often: a run leaves thousands of
-    objects in cycles, and a pass over half a million imported ones for each run costs as much as the run itself.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-
-
-def _app(settings: "Settings", container: "Container", metrics: "Metrics") -> "ASGIApp":
-    from roadworthy import __version__
-    from roadworthy.app import build_app, http_limits, services_of
-
-    return build_app(
-        services_of(container),
-        http_limits(settings),
-        auth=settings.auth,
-        version=__version__,
-        api_version=settings.api_version,
-        telemetry=metrics,
-        exposition=metrics if settings.metrics_port is None else None,
-    )
-
-
-def _greet(settings: "Settings", container: "Container", bound: socket.socket) -> None:
-    """Who reads the greeting may connect at once, so the port is opened first."""
-    import structlog
-
-    from roadworthy import __version__
-    from roadworthy.cli.greeting import Greeting
-    from roadworthy.cli.http_server import listen
-
-    host, port = listen(bound)
-    greeting = Greeting(
-        host=host,
-        port=port,
-        agents=container.agent_names,
-        data_dir=settings.data_dir,
-        auth=settings.auth,
-        admin_key=None if container.first_key is None else container.first_key.text,
-    )
-    for line in greeting.lines():
-        say(line)
-    structlog.get_logger("roadworthy.server").info(
-        "serving", version=__version__, host=host, port=port, agents=list(container.agent_names), auth=settings.auth
-    )
-
-
-def _start_logs(settings: "Settings") -> None:
-    import structlog
-
-    from roadworthy.services.key_text import is_short
-    from roadworthy.telemetry.logs import configure_logs
-
-    secrets = [*settings.secrets(), *secret_values()]
-    configure_logs(level=settings.log_level, log_format=settings.log_format, secrets=secrets)
-    log = structlog.get_logger("roadworthy.settings")
-    for sentence in unknown_variables():
-        log.warning("unknown_variable", detail=sentence)
-    if settings.admin_key is not None and is_short(settings.admin_key.get_secret_value()):
-        log.warning("short_admin_key", detail="ROADWORTHY_ADMIN_KEY may be guessed: give it 24 characters or more")
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    run_server(settings, target, Role.API if no_worker else Role.EVERYTHING)

@@ -1,4 +1,4 @@
-"""How late the event loop is: a timer that measures its own delay. Run by ``cli/serve.py``."""
+"""How late the event loop is: a timer that measures its own delay. Run by ``cli/running.py``."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Several listeners for what engine and services tell. Adapter of ``ports.telemetry``, made by ``cli/serve.py``."""
+"""Several listeners for what engine and services tell. Adapter of ``ports.telemetry``, made by ``cli/running.py``."""
 
 from roadworthy.domain.errors import LimitExceeded
 from roadworthy.domain.run import Run
