@@ -5,6 +5,7 @@ Called by ``bootstrap.py`` for a server and by the CLI beside one; what is yield
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,11 +25,13 @@ LATEST = schema.REVISIONS[-1]
 class Source:
     """A database before it is opened. ``name`` is for an operator and holds no secret.
 
-    ``revision`` and ``migrate`` block: see ``storage/schema.py``. ``migrates_itself``: whether opening it may change
+    ``program``: what keeps it, with its version. ``revision`` and ``migrate``: see ``storage/schema.py``. These three
+    block. ``migrates_itself``: whether opening it may change
     the schema. ``shared``: whether several servers may use it, of several versions for a while.
     """
 
     name: str
+    program: Callable[[], str]
     revision: Callable[[], str | None]
     migrate: Callable[[], None]
     open: Callable[[], AbstractAsyncContextManager[Database]]
@@ -60,6 +63,7 @@ def source_of(settings: Settings, folder: DataFolder) -> Source:
     file = folder.database
     return Source(
         name=str(file),
+        program=lambda: f"SQLite {sqlite3.sqlite_version}",
         revision=partial(schema.revision, file),
         migrate=partial(schema.migrate, file),
         open=partial(open_sqlite, file),
@@ -146,6 +150,7 @@ def _postgres(url: str, *, migrates_itself: bool) -> Source:
     place = ":".join(str(given[part]) for part in ("host", "port") if part in given)
     return Source(
         name=f"the Postgres database {given.get('dbname') or given.get('user') or ''} at {place or 'localhost'}",
+        program=lambda: f"Postgres {postgres_schema.server_version(url)}",
         revision=partial(postgres_schema.revision, url),
         migrate=partial(postgres_schema.migrate, url),
         open=partial(open_postgres, url),
