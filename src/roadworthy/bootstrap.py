@@ -113,7 +113,7 @@ async def bootstrap(settings: Settings, project: Project, telemetry: Telemetry) 
         StorageUnavailable, StorageFull: the database cannot be opened.
         EngineStuck: (from the body) every slot was lost to threads that do not end.
     """
-    folder = open_folder(settings.data_dir)
+    folder = DataFolder(settings.data_dir.absolute())
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings, folder, owned=True))
         clock = SystemClock()
@@ -160,7 +160,7 @@ async def open_project_runtime(
     """The agents with their checkpoints and their store, which are files of the data folder on either database."""
     async with open_runtime(
         project.agents,
-        folder=folder.path,
+        folder=open_folder(folder.path).path,
         tool_timeout=settings.tool_timeout,
         tool_output_max=settings.tool_output_max,
         store_scope=settings.store_scope,

@@ -14,7 +14,7 @@ from functools import partial
 from roadworthy.domain.errors import ConfigError, StorageUnavailable
 from roadworthy.settings import Settings
 from roadworthy.storage import schema
-from roadworthy.storage.folder import DataFolder
+from roadworthy.storage.folder import DataFolder, open_folder
 from roadworthy.storage.sqlite import open_sqlite
 from roadworthy.storage.transaction import Database
 
@@ -74,15 +74,16 @@ def source_of(settings: Settings, folder: DataFolder) -> Source:
 
 @asynccontextmanager
 async def open_database(settings: Settings, folder: DataFolder, *, owned: bool = False) -> AsyncGenerator[Database]:
-    """The database, at a schema that this code can use, for the running event loop.
+    """The database, at a schema that this code can use, for the running event loop. On SQLite the folder is made.
 
     ``owned``: for a server. On SQLite it must be the only one, which a lock on the folder sees to.
 
     Raises:
-        ConfigError: it is another server's, or its schema must be migrated first, or is unknown.
+        ConfigError: it is another server's, the folder cannot be written, or the schema must be migrated first, or is
+            unknown.
         StorageUnavailable, StorageFull: it cannot be used at the moment.
     """
-    source = source_of(settings, folder)
+    source = _reachable(source_of(settings, folder), folder)
     async with AsyncExitStack() as stack:
         if owned and not source.shared:
             stack.enter_context(folder.locked())
@@ -95,10 +96,10 @@ def migrate_database(settings: Settings, folder: DataFolder) -> Migration:
     """Bring the database to the schema of this code. One that is further on already is left as it is.
 
     Raises:
-        ConfigError: its schema is unknown.
+        ConfigError: its schema is unknown, or the folder cannot be written.
         StorageUnavailable, StorageFull: it cannot be used at the moment.
     """
-    source = source_of(settings, folder)
+    source = _reachable(source_of(settings, folder), folder)
     before = source.revision()
     problem = source.problem(before)
     if problem is not None:
@@ -111,6 +112,12 @@ def migrate_database(settings: Settings, folder: DataFolder) -> Migration:
 def is_behind(revision: str | None) -> bool:
     """Whether ``migrate`` has something to do."""
     return revision is None or revision in schema.REVISIONS[:-1]
+
+
+def _reachable(source: Source, folder: DataFolder) -> Source:
+    if not source.shared:
+        open_folder(folder.path)
+    return source
 
 
 def _prepare(source: Source) -> None:

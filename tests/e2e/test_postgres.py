@@ -54,6 +54,9 @@ async def test_a_server_on_an_empty_database_answers_once_it_is_migrated(tmp_pat
     code, out, err = await run(tmp_path, "migrate", env=env)
     assert (code, err) == (0, "")
     assert f"has the schema {REVISIONS[-1]}: nothing to do" in out
+    code, out, err = await run(tmp_path, "keys", "list", env=env)
+    assert code == 0, err
+    assert not (tmp_path / ".roadworthy").exists()
     async with serving(tmp_path, TARGET, env=env) as server, server.client(server.first_key) as client:
         answer = await client.post("/agent/invoke", json={"message": "hello", "thread_id": "t"})
         assert (answer.status_code, answer.json()["response"]) == (200, "hello to you"), answer.text
