@@ -53,7 +53,7 @@ from roadworthy.services.users import UserErasures
 from roadworthy.settings import Settings
 from roadworthy.storage.audit import SqlAuditLog
 from roadworthy.storage.event_log import SqlEventLog
-from roadworthy.storage.folder import DataFolder, open_folder
+from roadworthy.storage.folder import DataFolder
 from roadworthy.storage.health import database_problem
 from roadworthy.storage.keys import SqlKeyStore
 from roadworthy.storage.ledger import SqlLedger
@@ -125,7 +125,7 @@ async def bootstrap(
         StorageUnavailable, StorageFull: the database cannot be opened.
         EngineStuck: (from the body) every slot was lost to threads that do not end.
     """
-    folder = open_folder(settings.data_dir)
+    folder = DataFolder(settings.data_dir.absolute())
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings, folder, owned=True))
         clock = SystemClock()

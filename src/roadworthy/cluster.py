@@ -20,7 +20,7 @@ from roadworthy.ports.telemetry import Telemetry
 from roadworthy.runtimes.langgraph.state_places import PostgresTables, SqliteFolder, StatePlace
 from roadworthy.services.readiness import Trouble
 from roadworthy.settings import Settings
-from roadworthy.storage.folder import DataFolder
+from roadworthy.storage.folder import DataFolder, open_folder
 from roadworthy.storage.live_events import LiveEvents, NoLiveEvents
 from roadworthy.storage.rates import MemoryRateCounters
 from roadworthy.storage.transaction import Database
@@ -51,7 +51,7 @@ class Shared:
 def state_place(settings: Settings, folder: DataFolder) -> StatePlace:
     """Where agents keep their state."""
     if settings.database_url is None:
-        return SqliteFolder(path=folder.path)
+        return SqliteFolder(path=open_folder(folder.path).path)
     from roadworthy.storage.postgres_connection import Timeouts, connection_info
 
     url = settings.database_url.get_secret_value()

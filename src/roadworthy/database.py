@@ -5,6 +5,7 @@ Called by ``bootstrap.py`` for a server and by the CLI beside one; what is yield
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from functools import partial
 from roadworthy.domain.errors import ConfigError, StorageUnavailable
 from roadworthy.settings import Settings
 from roadworthy.storage import schema
-from roadworthy.storage.folder import DataFolder
+from roadworthy.storage.folder import DataFolder, open_folder
 from roadworthy.storage.sqlite import open_sqlite
 from roadworthy.storage.transaction import Database
 
@@ -24,11 +25,13 @@ LATEST = schema.REVISIONS[-1]
 class Source:
     """A database before it is opened. ``name`` is for an operator and holds no secret.
 
-    ``revision`` and ``migrate`` block: see ``storage/schema.py``. ``migrates_itself``: whether opening it may change
+    ``program``: what keeps it, with its version. ``revision`` and ``migrate``: see ``storage/schema.py``. These three
+    block. ``migrates_itself``: whether opening it may change
     the schema. ``shared``: whether several servers may use it, of several versions for a while.
     """
 
     name: str
+    program: Callable[[], str]
     revision: Callable[[], str | None]
     migrate: Callable[[], None]
     open: Callable[[], AbstractAsyncContextManager[Database]]
@@ -60,6 +63,7 @@ def source_of(settings: Settings, folder: DataFolder) -> Source:
     file = folder.database
     return Source(
         name=str(file),
+        program=lambda: f"SQLite {sqlite3.sqlite_version}",
         revision=partial(schema.revision, file),
         migrate=partial(schema.migrate, file),
         open=partial(open_sqlite, file),
@@ -70,15 +74,16 @@ def source_of(settings: Settings, folder: DataFolder) -> Source:
 
 @asynccontextmanager
 async def open_database(settings: Settings, folder: DataFolder, *, owned: bool = False) -> AsyncGenerator[Database]:
-    """The database, at a schema that this code can use, for the running event loop.
+    """The database, at a schema that this code can use, for the running event loop. On SQLite the folder is made.
 
     ``owned``: for a server. On SQLite it must be the only one, which a lock on the folder sees to.
 
     Raises:
-        ConfigError: it is another server's, or its schema must be migrated first, or is unknown.
+        ConfigError: it is another server's, the folder cannot be written, or the schema must be migrated first, or is
+            unknown.
         StorageUnavailable, StorageFull: it cannot be used at the moment.
     """
-    source = source_of(settings, folder)
+    source = _reachable(source_of(settings, folder), folder)
     async with AsyncExitStack() as stack:
         if owned and not source.shared:
             stack.enter_context(folder.locked())
@@ -91,10 +96,10 @@ def migrate_database(settings: Settings, folder: DataFolder) -> Migration:
     """Bring the database to the schema of this code. One that is further on already is left as it is.
 
     Raises:
-        ConfigError: its schema is unknown.
+        ConfigError: its schema is unknown, or the folder cannot be written.
         StorageUnavailable, StorageFull: it cannot be used at the moment.
     """
-    source = source_of(settings, folder)
+    source = _reachable(source_of(settings, folder), folder)
     before = source.revision()
     problem = source.problem(before)
     if problem is not None:
@@ -107,6 +112,12 @@ def migrate_database(settings: Settings, folder: DataFolder) -> Migration:
 def is_behind(revision: str | None) -> bool:
     """Whether ``migrate`` has something to do."""
     return revision is None or revision in schema.REVISIONS[:-1]
+
+
+def _reachable(source: Source, folder: DataFolder) -> Source:
+    if not source.shared:
+        open_folder(folder.path)
+    return source
 
 
 def _prepare(source: Source) -> None:
@@ -146,6 +157,7 @@ def _postgres(url: str, *, migrates_itself: bool) -> Source:
     place = ":".join(str(given[part]) for part in ("host", "port") if part in given)
     return Source(
         name=f"the Postgres database {given.get('dbname') or given.get('user') or ''} at {place or 'localhost'}",
+        program=lambda: f"Postgres {postgres_schema.server_version(url)}",
         revision=partial(postgres_schema.revision, url),
         migrate=partial(postgres_schema.migrate, url),
         open=partial(open_postgres, url),

@@ -99,12 +99,12 @@ def check_database(settings: "Settings") -> Iterable[Finding]:
         source = source_of(settings, folder)
         if not source.shared and not folder.database.exists():
             return [Finding(check="database", verdict=Verdict.OK, detail="will be made at the first start")]
-        revision = source.revision()
+        revision, program = source.revision(), source.program()
     except ConfigError as error:
         return [Finding(check="database", verdict=Verdict.FAIL, detail=error.message, advice="mend what it names")]
     except RoadworthyError as error:
         return [_unusable_database(settings, folder.database, error)]
-    return [_database_schema(source, revision)]
+    return [_database_schema(source, revision, program)]
 
 
 def check_agents(project: "Project") -> Iterable[Finding]:
@@ -267,7 +267,7 @@ def _unusable_database(settings: "Settings", file: Path, error: RoadworthyError)
     return Finding(check="database", verdict=Verdict.FAIL, detail=detail, advice=advice)
 
 
-def _database_schema(source: "Source", revision: str | None) -> Finding:
+def _database_schema(source: "Source", revision: str | None, program: str) -> Finding:
     from roadworthy.database import LATEST, is_behind
 
     problem = source.problem(revision)
@@ -275,7 +275,8 @@ def _database_schema(source: "Source", revision: str | None) -> Finding:
         advice = "install the newer version again, or use another database"
         return Finding(check="database", verdict=Verdict.FAIL, detail=problem, advice=advice)
     if not is_behind(revision):
-        return Finding(check="database", verdict=Verdict.OK, detail=f"{source.name} has a schema of this version")
+        detail = f"{source.name} ({program}) has a schema of this version"
+        return Finding(check="database", verdict=Verdict.OK, detail=detail)
     detail = f"{source.name} {'is empty' if revision is None else f'has the schema {revision}'}"
     if not source.migrates_itself:
         return Finding(check="database", verdict=Verdict.FAIL, detail=detail, advice="run `roadworthy migrate`")

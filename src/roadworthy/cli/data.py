@@ -89,9 +89,9 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
 async def open_database(settings: "Settings") -> "AsyncGenerator[tuple[DataFolder, Database]]":
     """The folder and the database, opened. Errors as ``open_data``."""
     from roadworthy import database
-    from roadworthy.storage.folder import open_folder
+    from roadworthy.storage.folder import DataFolder
 
-    folder = open_folder(settings.data_dir)
+    folder = DataFolder(settings.data_dir.absolute())
     async with database.open_database(settings, folder) as opened:
         yield folder, opened
 

@@ -10,10 +10,10 @@ from roadworthy.cli.output import say
 def migrate() -> None:
     """Bring the database to this version's schema, beside running servers. A start on SQLite does it by itself."""
     from roadworthy.database import migrate_database
-    from roadworthy.storage.folder import open_folder
+    from roadworthy.storage.folder import DataFolder
 
     settings = load_settings()
-    done = migrate_database(settings, open_folder(settings.data_dir))
+    done = migrate_database(settings, DataFolder(settings.data_dir.absolute()))
     if done.before == done.after:
         say(f"{done.name} has the schema {done.after}: nothing to do")
     else:

@@ -132,7 +132,9 @@ async def _runtime(settings: "Settings", folder: "DataFolder") -> "AsyncGenerato
     """The agents' own files, without the agents."""
     from roadworthy.bootstrap import Project, open_project_runtime
 
-    async with open_project_runtime(settings, Project(agents=()), folder) as runtime:
+    # Nothing is decoded, so no class of the agents is imported.
+    bare = settings.model_copy(update={"state_types": ()})
+    async with open_project_runtime(bare, Project(agents=()), folder) as runtime:
         yield runtime
 
 

@@ -1,4 +1,4 @@
-"""``roadworthy worker``: execute runs that servers on the same Postgres accept; answer probes and metrics, nothing else.
+"""``roadworthy worker``: execute runs that servers on the same Postgres accept; answer probes and metrics, no more.
 
 With ``--processes`` it is the parent of several, each with a port of its own: one that ends unasked is started again.
 """

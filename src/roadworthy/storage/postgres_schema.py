@@ -51,6 +51,21 @@ def revision(url: str) -> str | None:
         raise translated(error) from error
 
 
+def server_version(url: str) -> str:
+    """Which Postgres it is, as in ``18.1``.
+
+    Raises:
+        StorageUnavailable: the database does not answer.
+    """
+    try:
+        with closing(connect(url, Timeouts())) as connection:
+            return connection.info.parameter_status("server_version") or "of an unknown version"
+    except psycopg.Error as error:
+        if is_defect(error):
+            raise
+        raise translated(error) from error
+
+
 def _revision(url: str) -> str | None:
     with closing(connect(url, Timeouts())) as connection:
         known = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()

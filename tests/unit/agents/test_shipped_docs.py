@@ -74,7 +74,7 @@ _QUESTIONS = [
     ("How do I make backups?", _OPERATIONS, "backup"),
     ("How do I back up my data?", _OPERATIONS, "backup"),
     ("backup", _OPERATIONS, "backup"),
-    ("Does it support Postgres?", _OPERATIONS, "limitations"),
+    ("Does it support Postgres?", _OPERATIONS, "postgres-as-the-database"),
     ("What are the limitations?", _OPERATIONS, "limitations"),
     ("Is there a web interface?", _OPERATIONS, "web-interface"),
     ("HTTPS in production?", _OPERATIONS, "https"),
