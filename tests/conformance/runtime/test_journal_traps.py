@@ -147,7 +147,7 @@ async def test_an_attempt_that_has_ended_lets_go_of_what_waits(
     def block(_: MessagesState) -> MessagesState:
         return {"messages": [model.invoke("x")]}
 
-    def never(*_: object) -> bool:
+    async def never(*_: object) -> bool:
         tried.set()
         return False
 
