@@ -328,6 +328,7 @@ class Attempt:
         if not verdict.lost:
             await self._insist(meter.flush)
             await self._insist(meter.release)
+            await self._insist(writer.store)
             await self._insist(lambda: self._around.queue.release(self._lease))
         self._tell(None)
         return None

@@ -1,24 +1,15 @@
 """Two replicas on one database and one Redis: who follows on one sees what the other one writes, whatever happens."""
 
 import asyncio
-from collections.abc import Generator
-
-import pytest
 
 from roadworthy.domain.event import RunEnded
 from roadworthy.domain.run import RunStatus
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.transaction import Database
-from tests.conformance.storage.factories import delta, everything, ids
+from tests.conformance.storage.factories import delta, everything, ids, until
 from tests.conformance.storage.log_steps import NEVER, finish, started
 from tests.conformance.storage.replicas import replica
-from tests.support.valkey import ValkeyServer, valkey_server
-
-
-@pytest.fixture(scope="session")
-def valkey() -> Generator[ValkeyServer]:
-    with valkey_server() as server:
-        yield server
+from tests.support.valkey import ValkeyServer
 
 
 async def test_a_reader_on_another_replica_sees_events_live_and_the_end(
@@ -35,8 +26,7 @@ async def test_a_reader_on_another_replica_sees_events_live_and_the_end(
             writer = await here.open(run)
             for text in "abc":
                 writer.append(delta(text))
-            while there.held_events < 4:
-                await asyncio.sleep(0.001)
+            await until(lambda: there.held_events == 4)
             await finish(queue, run, writer)
         events = follower.result()
     assert ids(events) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4", "1-1-5"]
