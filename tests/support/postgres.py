@@ -68,6 +68,14 @@ class PostgresServer:
         """Delete a database, whoever is connected to it."""
         self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name_of(url))))
 
+    def cut(self, application: str) -> None:
+        """End the connections of an application."""
+        self._run(
+            sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {}").format(
+                sql.Literal(application)
+            )
+        )
+
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement)

@@ -1,4 +1,4 @@
-"""The log of a run's events. Adapter: ``storage/event_log.py`` (memory, spilled to SQL)."""
+"""The log of a run's events. Adapter: ``storage/event_log.py`` (memory, spilled to SQL; in a cluster also Redis)."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
@@ -11,11 +11,20 @@ class EventWriter(Protocol):
     """The lease holder's end of one attempt's log."""
 
     def append(self, body: RunEvent) -> Event:
-        """Number an event and show it to local readers at once. Never waits; made durable soon after."""
+        """Number an event and show it, to local readers at once. Never waits; made durable soon after."""
         ...
 
     def take_unflushed(self) -> Sequence[Event]:
         """Events that are not durable yet, to be stored with the run's end. They will not be flushed again."""
+        ...
+
+    async def store(self) -> None:
+        """Make durable what was shown, before the run is given back: the next attempt, maybe another process's, keeps
+        only that.
+
+        Raises:
+            StorageUnavailable: it cannot be done now.
+        """
         ...
 
     def close(self, ended: Run | None) -> None:

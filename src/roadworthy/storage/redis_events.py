@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.event import Event, EventId
 from roadworthy.domain.ids import RunId
+from roadworthy.storage.ending import end
 from roadworthy.storage.event_rows import event_rows
 from roadworthy.storage.live_events import Feed
 from roadworthy.storage.redis_connection import RedisServer, translated
@@ -83,8 +84,7 @@ class RedisEvents:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
+        await end(self._tasks)
         await self._group.__aexit__(None, None, None)
         try:
             async with asyncio.timeout(self._retry):

@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.ids import RunId, new_id
 from roadworthy.ports.signals import Heard
+from roadworthy.storage.ending import end
 
 CHANNEL = "roadworthy_wakeups"
 # A message of Postgres is no longer than 8000 bytes.
@@ -92,8 +93,7 @@ class Wakeups:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
+        await end(self._tasks)
         await self._group.__aexit__(None, None, None)
 
     def work(self) -> None:

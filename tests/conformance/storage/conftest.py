@@ -14,8 +14,15 @@ from roadworthy.storage.schema import migrate
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Database
 from tests.conformance.storage.backends import BACKENDS, Templates, open_backend
+<<<<<<< HEAD
 from tests.conformance.storage.factories import EXPIRED, TickingClock
 from tests.support.postgres import PostgresServer
+=======
+from tests.conformance.storage.factories import TickingClock
+from tests.conformance.storage.replicas import Logs
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.valkey import ValkeyServer, valkey_server
+>>>>>>> cluster-redis
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +57,29 @@ def backend(request: pytest.FixtureRequest) -> str:
 async def database(backend: str, templates: Templates, tmp_path: Path) -> AsyncGenerator[Database]:
     async with open_backend(backend, templates, tmp_path) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def valkey_of_session() -> Generator[ValkeyServer]:
+    with valkey_server() as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_of_session: ValkeyServer) -> ValkeyServer:
+    """An empty server. Who ends it or holds it undoes that."""
+    valkey_of_session.run("FLUSHALL")
+    return valkey_of_session
+
+
+@pytest.fixture
+def log_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def logs(log_kind: str, database: Database, valkey: ValkeyServer) -> Logs:
+    return Logs(log_kind, database, valkey.url)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -17,11 +18,17 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from roadworthy.domain.event import AttemptStarted, Event, EventId, RunEnded
 from roadworthy.domain.run import Run, RunResult, RunStatus
 from roadworthy.ports.event_log import EventWriter
+from roadworthy.storage.ending import end
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.queue import SqlRunQueue
-from roadworthy.storage.runs import SqlRunStore
 from tests.conformance.storage.backends import Templates, open_backend, settled
+<<<<<<< HEAD
 from tests.conformance.storage.factories import EXPIRED, TickingClock, delta, everything, lease_of, new_run
+=======
+from tests.conformance.storage.factories import TickingClock, delta, everything, lease_of, new_run
+from tests.conformance.storage.replicas import LOG_KINDS, Logs, RedisLog
+from tests.support.valkey import ValkeyServer
+>>>>>>> cluster-redis
 
 AT_ONCE, NEVER = timedelta(0), timedelta(days=1)
 
@@ -31,6 +38,8 @@ class EventLogMachine(RuleBasedStateMachine):
 
     backend: str
     templates: Templates
+    log_kind: str
+    url: str
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +48,13 @@ class EventLogMachine(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         opened = open_backend(self.backend, self.templates, Path(self.folder.name))
         self.database = self.runner.run(self.stack.enter_async_context(opened))
+<<<<<<< HEAD
         self.queue = SqlRunQueue(self.database, TickingClock(), lease=EXPIRED)
         self.store = SqlRunStore(self.database)
+=======
+        self.queue = SqlRunQueue(self.database, TickingClock())
+        self.logs = Logs(self.log_kind, self.database, self.url)
+>>>>>>> cluster-redis
         self.survived: list[Event] = []
         self.shown: list[Event] = []
         self.lost: set[EventId] = set()
@@ -64,7 +78,7 @@ class EventLogMachine(RuleBasedStateMachine):
 
     def start_process(self, linger: timedelta) -> SqlEventLog:
         self.followers = []
-        log = SqlEventLog(self.database, self.store, linger=linger)
+        log = self.logs(linger=linger)
         self.runner.run(log.__aenter__())
         return log
 
@@ -106,7 +120,7 @@ class EventLogMachine(RuleBasedStateMachine):
     def crash(self, linger: timedelta) -> None:
         """The process dies with its memory, its followers and maybe a flush under way."""
         self.runner.run(self.kill())
-        stored = list(self.runner.run(SqlEventLog(self.database, self.store).read(self.run)))
+        stored = list(self.runner.run(self.logs().read(self.run)))
         kept = stored[len(self.survived) :]
         assert stored == [*self.survived, *self.shown[: len(kept)]]
         self.lost |= {event.id for event in self.shown[len(kept) :]}
@@ -118,9 +132,9 @@ class EventLogMachine(RuleBasedStateMachine):
     async def kill(self) -> None:
         own = asyncio.current_task()
         tasks = [task for task in asyncio.all_tasks() if task is not own]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
+        if isinstance(self.log, RedisLog):
+            await self.log.server.close()
         # What the dead process had handed to the database may still be committed.
         await settled(self.database, self.backend)
 
@@ -128,11 +142,20 @@ class EventLogMachine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         """The attempt is given back; the same process claims it again."""
+<<<<<<< HEAD
         events = self.writer.take_unflushed()
         assert self.runner.run(self.queue.release(lease_of(self.run), events=events)) is not None
         self.writer.close(None)
+=======
+        self.runner.run(self.give_back())
+>>>>>>> cluster-redis
         self.survived = [*self.survived, *self.shown]
         self.next_attempt()
+
+    async def give_back(self) -> None:
+        await self.writer.store()
+        assert await self.queue.release(lease_of(self.run)) is not None
+        self.writer.close(None)
 
     @rule(data=st.data())
     def follow(self, data: st.DataObject) -> None:
@@ -172,7 +195,7 @@ class EventLogMachine(RuleBasedStateMachine):
             assert seen == whole[behind:]
         self.followers = []
         assert self.log.held == 0
-        elsewhere = SqlEventLog(self.database, self.store)
+        elsewhere = self.logs()
         assert not self.lost & {event.id for event in whole}
         for log in (self.log, elsewhere):
             assert self.runner.run(everything(log, self.run)) == whole
@@ -184,11 +207,18 @@ class EventLogMachine(RuleBasedStateMachine):
                 ]
 
 
-def test_any_life_of_a_run_leaves_one_history(backend: str, templates: Templates) -> None:
-    kind = type("Machine", (EventLogMachine,), {"backend": backend, "templates": templates})
+@pytest.mark.parametrize(("backend", "log_kind"), LOG_KINDS, indirect=True)
+def test_any_life_of_a_run_leaves_one_history(
+    backend: str, log_kind: str, templates: Templates, valkey: ValkeyServer
+) -> None:
+    names = {"backend": backend, "templates": templates, "log_kind": log_kind, "url": valkey.url}
+    kind = type("Machine", (EventLogMachine,), names)
     run_state_machine_as_test(
         kind,
         settings=settings(
-            max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+            max_examples=60 if log_kind == "alone" else 25,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
         ),
     )

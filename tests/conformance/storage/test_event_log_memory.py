@@ -11,23 +11,22 @@ from roadworthy.domain.errors import StorageFull
 from roadworthy.domain.event import CustomData, Event
 from roadworthy.domain.run import Run, RunResult, RunStatus
 from roadworthy.storage import flusher
-from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.event_rows import event_rows
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.run_log import MAX_EVENTS
-from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Database, Param, T, Unit
 from tests.conformance.storage.factories import BOB, delta, everything, ids, lease_of, until
 from tests.conformance.storage.log_steps import DONE, NEVER, NOW, finish, lost_and_claimed, started
+from tests.conformance.storage.replicas import LOG_KINDS, Logs
 from tests.conformance.storage.test_stores import ref
 
+pytestmark = pytest.mark.parametrize(("backend", "log_kind"), LOG_KINDS, indirect=True)
 
-async def test_memory_is_given_back_when_a_run_has_ended_and_nobody_reads(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
-) -> None:
+
+async def test_memory_is_given_back_when_a_run_has_ended_and_nobody_reads(queue: SqlRunQueue, logs: Logs) -> None:
     run = await started(queue)
-    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
+    async with asyncio.timeout(30), logs(linger=NOW) as log:
         async with aclosing(log.follow(run, after=None)) as follower:
             pending = asyncio.get_running_loop().create_task(anext(follower))
             await asyncio.sleep(0)
@@ -40,10 +39,10 @@ async def test_memory_is_given_back_when_a_run_has_ended_and_nobody_reads(
 
 
 async def test_a_very_long_run_is_not_kept_in_memory_and_a_slow_reader_misses_nothing(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+    queue: SqlRunQueue, logs: Logs
 ) -> None:
     run = await started(queue)
-    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
+    async with asyncio.timeout(60), logs(linger=NOW) as log:
         async with aclosing(log.follow(run, after=None)) as slow:
             writer = await log.open(run)
             seen = list(await anext(slow))
@@ -61,12 +60,12 @@ async def test_a_very_long_run_is_not_kept_in_memory_and_a_slow_reader_misses_no
 
 @pytest.mark.parametrize("attempt", [1, 2])
 async def test_a_slow_reader_who_came_before_the_attempt_began_misses_nothing(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database, attempt: int
+    queue: SqlRunQueue, logs: Logs, attempt: int
 ) -> None:
     run = await started(queue)
     if attempt > 1:
         run = await lost_and_claimed(queue, run)
-    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
+    async with asyncio.timeout(60), logs(linger=NOW) as log:
         async with aclosing(log.follow(run, after=None)) as slow:
             waiting = asyncio.get_running_loop().create_task(anext(slow))
             for _ in range(10):
@@ -86,10 +85,10 @@ async def test_a_slow_reader_who_came_before_the_attempt_began_misses_nothing(
     assert seen == whole
 
 
-async def stored(database: Database, runs: SqlRunStore, run: Run, *, count: int) -> Sequence[Event]:
+async def stored(logs: Logs, run: Run, *, count: int) -> Sequence[Event]:
     """The run's events in the database, as soon as there are so many."""
     async with asyncio.timeout(10):
-        while len(events := await SqlEventLog(database, runs).read(run)) < count:  # noqa: ASYNC110 -- as in ``until``
+        while len(events := await logs().read(run)) < count:  # noqa: ASYNC110 -- as in ``until``
             await asyncio.sleep(0)
     return events
 
@@ -132,12 +131,12 @@ class Gated:
 
 @pytest.mark.parametrize("order", ["flush before end", "end before flush", "flush fails"])
 async def test_events_whose_flush_is_under_way_at_the_end_are_stored_once(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database, order: str
+    queue: SqlRunQueue, logs: Logs, database: Database, order: str
 ) -> None:
     run = await started(queue)
     error = StorageFull("full") if order == "flush fails" else None
     gated = Gated(database, behind=order == "flush before end", error=error)
-    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW, retry=NEVER) as log:
+    async with asyncio.timeout(30), logs(gated, linger=NOW, retry=NEVER) as log:
         writer = await log.open(run)
         writer.append(delta("in flight"))
         await gated.reached.wait()
@@ -147,17 +146,17 @@ async def test_events_whose_flush_is_under_way_at_the_end_are_stored_once(
         assert ended is not None
         writer.close(ended)
         gated.open.set()
-    replay = await everything(SqlEventLog(database, runs), ended)
+    replay = await everything(logs(), ended)
     assert ids(replay) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4"]
     assert [event.body for event in replay[1:3]] == [delta("in flight"), delta("behind")]
 
 
 async def test_events_handed_out_for_the_end_stay_in_memory_until_they_are_stored(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+    queue: SqlRunQueue, logs: Logs, database: Database
 ) -> None:
     run = await started(queue)
     gated = Gated(database, behind=True)
-    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW) as log:
+    async with asyncio.timeout(30), logs(gated, linger=NOW) as log:
         async with aclosing(log.follow(run, after=None)) as slow:
             writer = await log.open(run)
             seen = list(await anext(slow))
@@ -176,39 +175,38 @@ async def test_events_handed_out_for_the_end_stay_in_memory_until_they_are_store
         assert seen == await everything(log, ended)
 
 
-async def test_a_flush_that_failed_is_tried_again(queue: SqlRunQueue, runs: SqlRunStore, database: Database) -> None:
+async def test_a_flush_that_failed_is_tried_again(queue: SqlRunQueue, logs: Logs, database: Database) -> None:
     run = await started(queue)
     gated = Gated(database, error=StorageFull("full"))
     gated.open.set()
-    async with asyncio.timeout(30), SqlEventLog(gated, runs, linger=NOW, retry=NOW) as log:
+    async with asyncio.timeout(30), logs(gated, linger=NOW, retry=NOW) as log:
         shown = (await log.open(run)).append(delta("kept"))
         await gated.reached.wait()
         gated.error = None
-    assert shown in await SqlEventLog(database, runs).read(run)
+    assert shown in await logs().read(run)
 
 
 async def test_an_event_that_cannot_be_encoded_is_stored_as_a_marker_in_its_place(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
+    queue: SqlRunQueue, logs: Logs
 ) -> None:
     run = await started(queue)
     hostile = CustomData(data={"n": 10**5_000})
-    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
+    async with asyncio.timeout(30), logs(linger=NOW) as log:
         writer = await log.open(run)
         writer.append(hostile)
         writer.append(delta("behind"))
-        await stored(database, runs, run, count=3)
+        await stored(logs, run, count=3)
         writer.append(hostile)
         ended = await finish(queue, run, writer)
     marker = CustomData(data={"error": "this event could not be stored"})
-    events = await stored(database, runs, ended, count=4)
+    events = await stored(logs, ended, count=4)
     assert ids(events) == ["1-1-1", "1-1-2", "1-1-3", "1-1-4"]
     assert [event.body for event in events[1:]] == [marker, delta("behind"), marker]
 
 
 async def test_a_run_whose_events_cannot_be_stored_is_reported_and_holds_up_no_other(
     queue: SqlRunQueue,
-    runs: SqlRunStore,
-    database: Database,
+    logs: Logs,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -219,25 +217,23 @@ async def test_a_run_whose_events_cannot_be_stored_is_reported_and_holds_up_no_o
 
     monkeypatch.setattr(flusher, "event_rows", rows)
     run, other = await started(queue), await started(queue, BOB)
-    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NOW) as log:
+    async with asyncio.timeout(30), logs(linger=NOW) as log:
         writer, others = await log.open(run), await log.open(other)
         writer.append(delta("poison"))
         others.append(delta("neighbour"))
-        assert (await stored(database, runs, other, count=2))[1].body == delta("neighbour")
+        assert (await stored(logs, other, count=2))[1].body == delta("neighbour")
         await until(lambda: any(run.run_id in record.getMessage() for record in caplog.records))
         writer.append(delta("later"))
-        assert [event.body for event in await stored(database, runs, run, count=1)] == [delta("later")]
+        assert [event.body for event in await stored(logs, run, count=1)] == [delta("later")]
         await finish(queue, run, writer)
         await finish(queue, other, others)
         assert log.held == 0
     assert {record.levelname for record in caplog.records} == {"ERROR"}
 
 
-async def test_an_erased_run_s_late_events_are_dropped(
-    queue: SqlRunQueue, runs: SqlRunStore, threads: SqlThreadStore, database: Database
-) -> None:
+async def test_an_erased_run_s_late_events_are_dropped(queue: SqlRunQueue, threads: SqlThreadStore, logs: Logs) -> None:
     run = await started(queue)
-    async with asyncio.timeout(30), SqlEventLog(database, runs, linger=NEVER) as log:
+    async with asyncio.timeout(30), logs(linger=NEVER) as log:
         writer = await log.open(run)
         await queue.release(lease_of(run))
         writer.close(None)
@@ -246,14 +242,12 @@ async def test_an_erased_run_s_late_events_are_dropped(
         assert await threads.erase(ref())
     await threads.finish_erasure(ref())
     again = await started(queue)
-    assert await SqlEventLog(database, runs).read(again) == []
+    assert await logs().read(again) == []
 
 
-async def test_hundreds_of_followers_each_see_the_whole_run(
-    queue: SqlRunQueue, runs: SqlRunStore, database: Database
-) -> None:
+async def test_hundreds_of_followers_each_see_the_whole_run(queue: SqlRunQueue, logs: Logs) -> None:
     run = await started(queue)
-    async with asyncio.timeout(60), SqlEventLog(database, runs, linger=NOW) as log:
+    async with asyncio.timeout(60), logs(linger=NOW) as log:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(everything(log, run)) for _ in range(200)]
             writer = await log.open(run)
