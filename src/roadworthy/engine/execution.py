@@ -335,15 +335,8 @@ class Attempt:
         await self._insist(meter.flush)
         await self._insist(meter.release)
         if not verdict.lost:
-<<<<<<< HEAD
             events = writer.take_unflushed()
             await self._insist(lambda: self._around.queue.release(self.lease, events=events))
-=======
-            await self._insist(meter.flush)
-            await self._insist(meter.release)
-            await self._insist(writer.store)
-            await self._insist(lambda: self._around.queue.release(self._lease))
->>>>>>> cluster-redis
         self._tell(None)
         return None
 

@@ -14,15 +14,10 @@ from roadworthy.storage.schema import migrate
 from roadworthy.storage.threads import SqlThreadStore
 from roadworthy.storage.transaction import Database
 from tests.conformance.storage.backends import BACKENDS, Templates, open_backend
-<<<<<<< HEAD
 from tests.conformance.storage.factories import EXPIRED, TickingClock
-from tests.support.postgres import PostgresServer
-=======
-from tests.conformance.storage.factories import TickingClock
 from tests.conformance.storage.replicas import Logs
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 from tests.support.valkey import ValkeyServer, valkey_server
->>>>>>> cluster-redis
 
 
 @pytest.fixture(scope="session")

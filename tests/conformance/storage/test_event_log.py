@@ -155,12 +155,7 @@ async def test_a_released_run_goes_on_for_the_same_followers(queue: SqlRunQueue,
             await asyncio.sleep(0)
             writer = await log.open(run)
             writer.append(delta("first"))
-<<<<<<< HEAD
             await queue.release(lease_of(run), events=writer.take_unflushed())
-=======
-            await writer.store()
-            await queue.release(lease_of(run))
->>>>>>> cluster-redis
             writer.close(None)
             await asyncio.sleep(0)
             again = await queue.claim(run.run_id, worker="worker")

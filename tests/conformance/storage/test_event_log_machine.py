@@ -22,13 +22,9 @@ from roadworthy.storage.ending import end
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.queue import SqlRunQueue
 from tests.conformance.storage.backends import Templates, open_backend, settled
-<<<<<<< HEAD
 from tests.conformance.storage.factories import EXPIRED, TickingClock, delta, everything, lease_of, new_run
-=======
-from tests.conformance.storage.factories import TickingClock, delta, everything, lease_of, new_run
 from tests.conformance.storage.replicas import LOG_KINDS, Logs, RedisLog
 from tests.support.valkey import ValkeyServer
->>>>>>> cluster-redis
 
 AT_ONCE, NEVER = timedelta(0), timedelta(days=1)
 
@@ -48,13 +44,8 @@ class EventLogMachine(RuleBasedStateMachine):
         self.stack = AsyncExitStack()
         opened = open_backend(self.backend, self.templates, Path(self.folder.name))
         self.database = self.runner.run(self.stack.enter_async_context(opened))
-<<<<<<< HEAD
         self.queue = SqlRunQueue(self.database, TickingClock(), lease=EXPIRED)
-        self.store = SqlRunStore(self.database)
-=======
-        self.queue = SqlRunQueue(self.database, TickingClock())
         self.logs = Logs(self.log_kind, self.database, self.url)
->>>>>>> cluster-redis
         self.survived: list[Event] = []
         self.shown: list[Event] = []
         self.lost: set[EventId] = set()
@@ -142,19 +133,13 @@ class EventLogMachine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         """The attempt is given back; the same process claims it again."""
-<<<<<<< HEAD
-        events = self.writer.take_unflushed()
-        assert self.runner.run(self.queue.release(lease_of(self.run), events=events)) is not None
-        self.writer.close(None)
-=======
         self.runner.run(self.give_back())
->>>>>>> cluster-redis
         self.survived = [*self.survived, *self.shown]
         self.next_attempt()
 
     async def give_back(self) -> None:
-        await self.writer.store()
-        assert await self.queue.release(lease_of(self.run)) is not None
+        events = self.writer.take_unflushed()
+        assert await self.queue.release(lease_of(self.run), events=events) is not None
         self.writer.close(None)
 
     @rule(data=st.data())
