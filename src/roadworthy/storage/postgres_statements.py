@@ -14,7 +14,7 @@ from roadworthy.domain.run import RunStatus
 from roadworthy.storage import ledger_statements
 from roadworthy.storage import statements as sql
 from roadworthy.storage.parameters import INT, ONE, ZERO, param, values_of
-from roadworthy.storage.tables import reservations, runs, threads
+from roadworthy.storage.tables import circuits, reservations, runs, threads
 from roadworthy.storage.transaction import Statement
 
 # A thread that somebody else is taking just now is passed over, not waited for: who claims has others to look at.
@@ -82,6 +82,21 @@ INSERT_RESERVATION = (
     .on_conflict_do_nothing()
 )
 
+# --- circuits --------------------------------------------------------------------------------------------------------
+
+LIST_CIRCUITS = sa.select(circuits.c.provider, circuits.c.open_until - NOW, circuits.c.openings)
+_opened = insert(circuits).values(
+    provider=param("provider"), open_until=NOW + param("lasts", INT), openings=param("openings", INT)
+)
+OPEN_CIRCUIT = _opened.on_conflict_do_update(
+    index_elements=[circuits.c.provider],
+    set_={
+        "open_until": sa.func.greatest(circuits.c.open_until, _opened.excluded.open_until),
+        "openings": sa.func.greatest(circuits.c.openings, _opened.excluded.openings),
+    },
+)
+CLOSE_CIRCUIT = sa.delete(circuits).where(circuits.c.provider == param("provider"))
+
 IN_PLACE_OF: Mapping[Statement, Statement] = {
     sql.TAKE_THREAD: TAKE_THREAD,
     sql.INSERT_RUN: INSERT_RUN,
@@ -92,4 +107,11 @@ IN_PLACE_OF: Mapping[Statement, Statement] = {
     ledger_statements.INSERT_RESERVATION: INSERT_RESERVATION,
 }
 # What SQLite has no use for.
-ADDED: Sequence[Statement] = (LOCK_LEASES, RENEW_LEASES, DATABASE_TIME)
+ADDED: Sequence[Statement] = (
+    LOCK_LEASES,
+    RENEW_LEASES,
+    DATABASE_TIME,
+    LIST_CIRCUITS,
+    OPEN_CIRCUIT,
+    CLOSE_CIRCUIT,
+)

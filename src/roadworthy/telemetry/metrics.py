@@ -1,8 +1,8 @@
 """The numbers of one process in Prometheus' terms. Adapter of all three ports in ``ports.telemetry``.
 
 ``cli/running.py`` makes one; ``GET /metrics`` or a port of its own shows it. No label names a user, a tenant or a
-thread. Providers and models come from agents' code: after a hundred different ones the rest are counted as ``other``. What each
-name means is documented in ``docs/metrics.md``.
+thread. Providers and models come from agents' code: after a hundred different ones the rest are counted as ``other``.
+What each name means is documented in ``docs/metrics.md``.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,6 +1,6 @@
 """Every backend is put through the same tests; see ``backends.py``."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
