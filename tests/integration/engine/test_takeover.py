@@ -115,7 +115,8 @@ async def test_who_cannot_renew_stops_before_another_takes_over(
             assert sorted(calls) == ["late", "paid"]
             beside.execute("ALTER ROLE renewer LOGIN")
             await sound(first)
-            assert (await first.submit(new_run("third"))).status is RunStatus.RUNNING
+            await second.kill()
+            assert (await first.end(await first.submit(new_run("third")))).status is RunStatus.SUCCESS
     finally:
         beside.execute("DROP ROLE renewer")
 
