@@ -13,7 +13,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langgraph.graph import MessagesState
 
-from roadworthy.domain.errors import BudgetExceeded, PriceUnknown, StorageUnavailable
+from roadworthy.domain.errors import BudgetExceeded, LeaseLost, PriceUnknown, StorageUnavailable
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.runtime import PATIENCE, Completed, PlannedCall
 from tests.conformance.runtime.paying import CountingModel, open_till
@@ -223,15 +223,18 @@ async def test_a_call_that_waits_for_money_ends_with_its_run(
     assert model.billed == []
 
 
-async def test_a_ledger_that_does_not_answer_ends_the_run_without_a_call(bench: Bench) -> None:
+@pytest.mark.parametrize("refusal", [StorageUnavailable("the database is locked"), LeaseLost("taken over")])
+async def test_a_ledger_that_does_not_answer_or_refuses_a_lost_attempt_ends_it_without_a_call(
+    bench: Bench, refusal: Exception
+) -> None:
     class Away(Endless):
         async def reserve(self, call: PlannedCall, *, patience: timedelta | None = PATIENCE) -> None:
-            raise StorageUnavailable("the database is locked")
+            raise refusal
 
     model = speaking()
     async with bench.serve(create_agent(model, [])) as runtime:
         played = await play(runtime, a_run(runtime.message_input(AGENT, "go")), spending=Away())
-    assert isinstance(played.error, StorageUnavailable)
+    assert type(played.error) is type(refusal)
     assert model.billed == []
 
 

@@ -149,3 +149,21 @@ async def test_an_api_without_a_worker_stops_runs_wherever_they_are(url: str) ->
         runtime.gate("g").set()
         assert (await worker.end(interrupting.run)).status is RunStatus.SUCCESS
         assert (await worker.row(third)).status in (RunStatus.CANCELLED, RunStatus.SUCCESS)
+
+
+async def test_who_loses_a_race_for_a_run_looks_again_without_being_told(
+    url: str, beside: "psycopg.Connection[tuple[object, ...]]"
+) -> None:
+    async with asyncio.timeout(50), open_replicas(url) as replicas:
+        first = await replicas.start(tend_every=NEVER)
+        await sound(first)
+        await first.worker.drain()
+        run = (await first.queue.accept(new_run(), claim_for=None, max_pending=9, idempotency=None)).run
+        with beside.transaction():
+            # As a worker does it that is about to claim, and then does not.
+            beside.execute("SELECT FROM threads FOR UPDATE")
+            second = await replicas.start(tend_every=NEVER)
+            await sound(second)
+            await asyncio.sleep(0.05)
+            assert not second.worker.executing()
+        assert (await second.end(run)).status is RunStatus.SUCCESS
