@@ -150,5 +150,5 @@ async def going_on(runtime: LangGraphRuntime) -> Played:
 
 async def rows(runtime: LangGraphRuntime) -> list[tuple[str, str]]:
     """Calls that something is known of, with their states."""
-    query = "SELECT tool_call_id, state FROM tool_calls"
+    query = "SELECT tool_call_id, state FROM tool_calls ORDER BY tool_call_id"
     return await looked_up(runtime, query)
