@@ -7,7 +7,7 @@ import pytest
 
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.transaction import Database
-from tests.conformance.storage.factories import BOB, everything, ids
+from tests.conformance.storage.factories import BOB, everything, ids, until
 from tests.conformance.storage.log_steps import NEVER, finish, started
 from tests.conformance.storage.replicas import Reader, RedisLog, numbers, say
 from tests.support.fault_proxy import FaultProxy, certificate
@@ -35,6 +35,39 @@ async def test_a_flushed_redis_loses_nothing(queue: SqlRunQueue, database: Datab
         await finish(queue, run, writer)
         assert ids(await reader.end()) == numbers(92)
         assert await late.end() == reader.seen
+
+
+async def test_what_redis_has_lost_is_waited_for_and_not_left_out(
+    queue: SqlRunQueue, database: Database, valkey: ValkeyServer
+) -> None:
+    run = await started(queue)
+    async with (
+        asyncio.timeout(30),
+        FaultProxy(valkey.port) as proxy,
+        RedisLog(database, valkey.url, linger=NEVER) as here,
+        RedisLog(database, valkey.url_at(proxy.port)) as there,
+        asyncio.TaskGroup() as group,
+    ):
+        reader = Reader(group, there, run)
+        writer = await here.open(run)
+        await reader.until(1)
+        proxy.blackhole()
+        key = here.server.key("events", run.run_id)
+        say(writer, *"abcde")
+        await until(lambda: valkey.run("XLEN", key) == 6)
+        valkey.run("FLUSHALL")
+        say(writer, "f")
+        await until(lambda: valkey.run("XLEN", key) == 1)
+        proxy.heal()
+        proxy.reset()
+        while not there.telemetry.count("redis_back", part="followers"):  # noqa: ASYNC110 -- nothing else tells
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert len(reader.seen) < 7
+        await writer.store()
+        await reader.until(7)
+        await finish(queue, run, writer)
+        assert ids(await reader.end()) == numbers(8)
 
 
 async def test_without_redis_runs_go_on_and_their_readers_get_everything_late(
@@ -94,7 +127,7 @@ async def test_a_silent_network_stops_no_run_and_heals(
     first, second = await started(queue), await started(queue, BOB)
     async with asyncio.timeout(50), FaultProxy(valkey.port) as proxy:
         url = valkey.url_at(proxy.port)
-        async with RedisLog(database, url) as here, RedisLog(database, url) as there:
+        async with RedisLog(database, url, linger=NEVER) as here, RedisLog(database, url) as there:
             async with asyncio.TaskGroup() as group:
                 reader = Reader(group, there, first)
                 writer = await here.open(first)
@@ -111,10 +144,10 @@ async def test_a_silent_network_stops_no_run_and_heals(
                 writer = await here.open(second)
                 say(writer, "a")
                 await reader.until(2)
-                for _ in range(3):
+                for count in (3, 4, 5):
                     proxy.reset()
                     say(writer, "b")
-                    await asyncio.sleep(0.01)
+                    await reader.until(count)
                 await finish(queue, second, writer)
                 assert ids(await reader.end()) == numbers(6)
 
