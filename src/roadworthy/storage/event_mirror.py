@@ -130,8 +130,6 @@ class _Mirror:
         self._held: deque[LiveEvent] = deque()
         # What cannot be taken before the database has everything up to here.
         self._wanted: EventId | None = None
-        # Attempts below have ended: what comes of them late is void.
-        self._fence = 0
         self._ending: EventId | None = None
 
     @property
@@ -171,8 +169,7 @@ class _Mirror:
             return True
         first = not log.verified
         log.verified = True
-        self._fence = max(self._fence, state.attempt)
-        # Attempts before the row's are over: whatever there is of them is in the database.
+        # Attempts before the row's are over: whatever there is of them is in the database, and what comes late is void.
         stored = max(state.last, EventId(log.ord, state.attempt, 0))
         if first or stored > self.position:
             log.jump(stored)
@@ -235,7 +232,7 @@ class _Mirror:
         attempt, n = log.attempt, log.n
         while self._held and self._wanted is None and len(log.events) + len(fresh) <= 2 * MAX_EVENTS:
             one = self._held[0]
-            if (one.id.attempt, one.id.n) > (attempt, n) and one.id.attempt >= self._fence:
+            if (one.id.attempt, one.id.n) > (attempt, n):
                 if one.id.n == 1 and one.id.attempt > attempt:
                     # It was sent after the attempts before had ended.
                     log.mirror(fresh)

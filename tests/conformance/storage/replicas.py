@@ -1,9 +1,15 @@
 """Processes of a cluster in miniature: event logs of their own on one database and, maybe, one Redis."""
 
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
+from roadworthy.domain.event import Event, EventId
+from roadworthy.domain.run import Run
+from roadworthy.ports.event_log import EventLog, EventWriter
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.flusher import LINGER, RETRY
 from roadworthy.storage.live_events import NoLiveEvents
@@ -11,6 +17,7 @@ from roadworthy.storage.redis_connection import RedisServer, RedisTimes
 from roadworthy.storage.redis_events import RedisEvents, Retention
 from roadworthy.storage.runs import SqlRunStore
 from roadworthy.storage.transaction import Database
+from tests.conformance.storage.factories import delta
 from tests.support.telemetry import NotedTelemetry
 
 SHORT = timedelta(milliseconds=20)
@@ -71,3 +78,36 @@ class Logs:
             return RedisLog(database, self._url, linger=linger, retry=retry)
         live = NoLiveEvents() if self._kind == "polling" else None
         return SqlEventLog(database, SqlRunStore(database), linger=linger, retry=retry, live=live)
+
+
+class Reader:
+    """A client of a replica: what it has seen so far, and that it may wait for more."""
+
+    def __init__(self, group: asyncio.TaskGroup, log: EventLog, run: Run, after: EventId | None = None) -> None:
+        self.seen: list[Event] = []
+        self._more = asyncio.Event()
+        self._task = group.create_task(self._read(log, run, after))
+
+    async def _read(self, log: EventLog, run: Run, after: EventId | None) -> None:
+        async with aclosing(log.follow(run, after=after)) as batches:
+            async for batch in batches:
+                self.seen.extend(batch)
+                self._more.set()
+
+    async def until(self, count: int) -> None:
+        while len(self.seen) < count:
+            self._more.clear()
+            await self._more.wait()
+
+    async def end(self) -> Sequence[Event]:
+        await self._task
+        return self.seen
+
+
+def say(writer: EventWriter, *texts: str) -> None:
+    for text in texts:
+        writer.append(delta(text))
+
+
+def numbers(count: int) -> list[str]:
+    return [f"1-1-{n}" for n in range(1, count + 1)]
