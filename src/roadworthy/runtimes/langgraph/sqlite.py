@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar, cast
 import aiosqlite
 
 from roadworthy.domain.errors import StorageUnavailable
-from roadworthy.runtimes.langgraph.failures import storage_errors
+from roadworthy.runtimes.langgraph.failures import storage_error, storage_errors
 
 Result = TypeVar("Result")
 Work: TypeAlias = Callable[[sqlite3.Connection], Result]
@@ -41,7 +41,7 @@ class _Waiting:
         if self.error is None:
             self.done.set_result(self.result)
         else:
-            self.done.set_exception(self.error)
+            self.done.set_exception(storage_error(self.error) if isinstance(self.error, sqlite3.Error) else self.error)
             self.done.exception()  # a caller that was cancelled will not ask
 
 
@@ -92,8 +92,7 @@ class Connection(aiosqlite.Connection):
             # Not yet: what else is asked for at this moment shares the trip.
             self._woken = True
             loop.call_soon(self._wake, loop)
-        with storage_errors():
-            return cast("Result", await waiting.done)
+        return cast("Result", await waiting.done)
 
     async def close(self) -> None:
         """Finish what waits, and close."""
