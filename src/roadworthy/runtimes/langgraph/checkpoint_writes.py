@@ -26,7 +26,7 @@ class ChangedElsewhere(Exception):
 
 
 class Write(ABC):
-    """Work for a transaction, which may be done a second time."""
+    """``write`` is work for a transaction, which may be done a second time."""
 
     __slots__ = ("_version", "encoded", "scope", "thread")
 
@@ -41,7 +41,7 @@ class Write(ABC):
         self.encoded = self._encode(serde, known)
         self._version = version
 
-    def __call__(self, connection: sqlite3.Connection) -> None:
+    def write(self, connection: sqlite3.Connection) -> None:
         """Put the bytes into rows.
 
         Raises:

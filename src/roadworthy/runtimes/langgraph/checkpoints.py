@@ -276,7 +276,7 @@ class FencedSqliteSaver(AsyncSqliteSaver):
             known, version = self.knowledge.of(write.thread), self.knowledge.version
             write.prepare(self.serde, known, version)
             try:
-                await self.conn.transact(write, about=write.thread)
+                await self.conn.transact(write.write, about=write.thread)
             except ChangedElsewhere as changed:
                 if self.knowledge.version != changed.version:
                     self.knowledge.start_again(changed.version)
