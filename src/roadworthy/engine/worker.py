@@ -347,6 +347,7 @@ class Worker:
             if stuck:
                 self._slots.unmark_stuck()
             self._forget(attempt, signal)
+            attempt.let_go()
             self._give_slot_back()
 
     async def _abandon(self, attempt: Attempt, error: Exception) -> None:
