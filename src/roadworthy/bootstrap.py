@@ -128,13 +128,13 @@ async def bootstrap(
     folder = DataFolder(settings.data_dir.absolute())
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings, folder, owned=True))
-        clock = SystemClock()
+        shared = await stack.enter_async_context(open_shared(settings, database, telemetry))
+        clock = shared.clock
         policies = SqlPolicyStore(database, clock)
         keys = Keys(SqlKeyStore(database, clock, policies.forget), clock, settings.pepper(folder.pepper))
         tokens = await stack.enter_async_context(_open_tokens(settings))
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
-        shared = await stack.enter_async_context(open_shared(settings, database, telemetry))
         circuits = ProviderCircuits(
             clock,
             telemetry,
@@ -162,6 +162,7 @@ async def bootstrap(
                 *([keep_pruning(_retention(settings, database, around, threads), telemetry)] if executes else []),
                 sweep_reservations(around.ledger, around.clock, telemetry),
                 circuits.keep_in_step(),
+                *([] if shared.keep_time is None else [shared.keep_time()]),
             ),
         ):
             yield _container(
@@ -205,7 +206,7 @@ async def _surroundings(
     shared: Shared,
     telemetry: Telemetry,
 ) -> Surroundings:
-    clock = SystemClock()
+    clock = shared.clock
     return Surroundings(
         worker=f"worker-{new_id()[:12]}",
         queue=SqlRunQueue(database, clock, lease=shared.terms.length, caps=shared.caps),

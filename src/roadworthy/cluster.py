@@ -4,7 +4,7 @@ Called by ``bootstrap.py``. On SQLite a process is alone and everything is its o
 Redis, where one is set, carries what need not survive. Only here and in ``database.py`` is one told from the other.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from roadworthy.domain.errors import ConfigError
 from roadworthy.domain.fleet import FleetCaps
 from roadworthy.domain.lease import LeaseTerms
 from roadworthy.ports.circuits import CircuitStore
+from roadworthy.ports.clock import Clock
 from roadworthy.ports.leases import LeaseStore
 from roadworthy.ports.rate_limit import RateCounters
 from roadworthy.ports.signals import Wakeups
@@ -25,6 +26,7 @@ from roadworthy.storage.live_events import LiveEvents, NoLiveEvents
 from roadworthy.storage.rates import MemoryRateCounters
 from roadworthy.storage.transaction import Database
 from roadworthy.storage.wakeups import Wakeups as LineOfWakeups
+from roadworthy.telemetry.clock import SystemClock
 
 if TYPE_CHECKING:
     from roadworthy.storage.redis_connection import RedisServer
@@ -36,8 +38,11 @@ _FEWEST, _MOST = 4, 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """None: there is nobody to share it with. ``outside``: what is wrong with parts that a process can do without."""
+    """None: there is nobody to share it with. ``outside``: what is wrong with parts that a process can do without.
+    ``keep_time``: keeps ``clock`` in step with those of the others, until cancelled.
+    """
 
+    clock: Clock
     rates: RateCounters
     live: LiveEvents | None = None
     leases: LeaseStore | None = None
@@ -46,6 +51,7 @@ class Shared:
     caps: FleetCaps = field(default_factory=FleetCaps)
     terms: LeaseTerms = field(default_factory=LeaseTerms)
     outside: Mapping[str, Trouble] = field(default_factory=dict[str, Trouble])
+    keep_time: Callable[[], Coroutine[None, None, None]] | None = None
 
 
 def state_place(settings: Settings, folder: DataFolder) -> StatePlace:
@@ -69,7 +75,7 @@ async def open_shared(settings: Settings, database: Database, telemetry: Telemet
         ConfigError: the address of Redis is none, or its client is not installed.
     """
     if settings.database_url is None:
-        yield Shared(rates=MemoryRateCounters())
+        yield Shared(clock=SystemClock(), rates=MemoryRateCounters())
         return
     async with AsyncExitStack() as stack:
         yield await _on_postgres(stack, settings, settings.database_url.get_secret_value(), database, telemetry)
@@ -79,6 +85,7 @@ async def _on_postgres(
     stack: AsyncExitStack, settings: Settings, url: str, database: Database, telemetry: Telemetry
 ) -> Shared:
     # With the extra `cluster` only, which `database.py` has found to be there.
+    from roadworthy.storage.database_clock import clock_of
     from roadworthy.storage.leases import PostgresLeases
     from roadworthy.storage.postgres import PostgresDatabase
     from roadworthy.storage.postgres_circuits import PostgresCircuits
@@ -97,7 +104,10 @@ async def _on_postgres(
 
         live = await stack.enter_async_context(RedisEvents(redis))
         rates, line = RedisRateCounters(redis), RedisLine(redis)
+    clock = await clock_of(database)
     return Shared(
+        clock=clock,
+        keep_time=clock.keep,
         rates=rates,
         live=live,
         leases=PostgresLeases(database, terms),
