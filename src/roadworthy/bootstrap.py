@@ -27,6 +27,7 @@ from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.identity.tokens import open_tokens
 from roadworthy.ports.circuits import Circuits
+from roadworthy.ports.clock import Clock
 from roadworthy.ports.identity import TokenVerifier
 from roadworthy.ports.runtime import AgentRuntime, Caps
 from roadworthy.ports.telemetry import Telemetry
@@ -142,7 +143,7 @@ async def bootstrap(
             lasts=settings.circuit_seconds,
             store=shared.circuits,
         )
-        runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder, circuits))
+        runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder, clock, circuits))
         around = await _surroundings(stack, settings, database, policies, runtime, shared, telemetry)
         watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
         worker = _engine(settings, around, shared, watchdog) if executes else _acceptor(settings, around, shared)
@@ -180,7 +181,11 @@ async def bootstrap(
 
 @asynccontextmanager
 async def open_project_runtime(
-    settings: Settings, project: Project, folder: DataFolder, circuits: Circuits | None = None
+    settings: Settings,
+    project: Project,
+    folder: DataFolder,
+    clock: Clock | None = None,
+    circuits: Circuits | None = None,
 ) -> AsyncGenerator[AgentRuntime]:
     """The agents with their checkpoints and their store, which are files of the data folder, or tables on Postgres."""
     async with open_runtime(
@@ -191,7 +196,7 @@ async def open_project_runtime(
         store_scope=settings.store_scope,
         store_index=project.store,
         extra_types=settings.state_types,
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         circuits=circuits,
     ) as runtime:
         yield runtime
