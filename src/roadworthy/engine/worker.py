@@ -77,8 +77,7 @@ class Worker:
 
     def load(self) -> Load:
         """See the port."""
-        slots = self._slots
-        return Load(slots=slots.capacity, held=slots.held, stuck=slots.stuck, waiting=self._pending)
+        return self._slots.load(waiting=self._pending)
 
     def stuck(self) -> bool:
         """See the port."""
