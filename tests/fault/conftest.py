@@ -1,8 +1,6 @@
 """A provider process that outlives the servers, and servers under test with the agent that uses it."""
 
-import gc
-import warnings
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -27,14 +25,3 @@ async def rig(tmp_path: Path, provider: ProviderProcess) -> AsyncGenerator[Rig]:
 @pytest.fixture
 def effects(rig: Rig) -> EffectLog:
     return rig.effects
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forgotten_connections() -> Generator[None]:
-    """Connections to servers that were killed are left half closed. They are let go of here, where they belong, and
-    not in whatever test comes next.
-    """
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()

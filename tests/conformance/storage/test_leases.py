@@ -18,6 +18,7 @@ from roadworthy.storage.database_clock import clock_of
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.leases import PostgresLeases
 from roadworthy.storage.ledger import SqlLedger
+from roadworthy.storage.live_events import NoLiveEvents
 from roadworthy.storage.postgres import PostgresDatabase, open_postgres
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.runs import SqlRunStore
@@ -193,7 +194,7 @@ async def test_events_of_a_dead_attempt_are_refused_and_its_neighbours_are_not(
 ) -> None:
     queue, store = queue_of(database), SqlRunStore(database)
     run, neighbour = await running(queue, "a"), await running(queue, "b")
-    async with SqlEventLog(database, store, linger=timedelta(hours=1)) as zombie:
+    async with SqlEventLog(database, store, linger=timedelta(hours=1), live=NoLiveEvents()) as zombie:
         writers = [await zombie.open(one) for one in (run, neighbour)]
         again = await taken_over(database, beside, run)
         for writer in writers:
@@ -240,7 +241,7 @@ async def test_renewals_and_flushes_do_not_lock_each_other_out(
             rounds += 1
         return rounds
 
-    async with asyncio.timeout(40), SqlEventLog(database, store, linger=timedelta(0)) as log:
+    async with asyncio.timeout(40), SqlEventLog(database, store, linger=timedelta(0), live=NoLiveEvents()) as log:
         writers = [await log.open(run) for run in busy]
         renewing = asyncio.get_running_loop().create_task(asyncio.to_thread(renew))
         try:

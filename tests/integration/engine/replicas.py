@@ -23,6 +23,7 @@ from roadworthy.runtimes.scripted import ScriptedRuntime
 from roadworthy.storage.event_log import SqlEventLog
 from roadworthy.storage.leases import PostgresLeases
 from roadworthy.storage.ledger import SqlLedger
+from roadworthy.storage.live_events import NoLiveEvents
 from roadworthy.storage.policies import SqlPolicyStore
 from roadworthy.storage.postgres import PostgresDatabase, Sizes, open_postgres
 from roadworthy.storage.queue import SqlRunQueue
@@ -195,7 +196,7 @@ class Replicas:
             store = SqlRunStore(database)
             queue = SqlRunQueue(database, clock, lease=terms.length, caps=caps or FleetCaps())
             ledger = SqlLedger(database)
-            async with SqlEventLog(database, store, linger=timedelta(milliseconds=1)) as log:
+            async with SqlEventLog(database, store, linger=timedelta(milliseconds=1), live=NoLiveEvents()) as log:
                 around = Surroundings(
                     worker=name,
                     queue=queue,
