@@ -117,10 +117,10 @@ async def test_two_processes_count_together_and_their_keys_name_nobody(
         assert sum(task.result()[0] for task in tasks) == 50
         await here.add(TOKENS, 300)
         assert (await there.look(TOKENS)).remaining == 700
-    keys = await server.commands.keys("*")
+    keys = await patient.commands.keys("*")
     assert len(keys) == 2
     assert all("roadworthy:rates:" in str(key) and "ann" not in str(key) and "acme" not in str(key) for key in keys)
-    assert all([0 < await server.commands.pttl(key) <= 120_000 for key in keys])
+    assert all([0 < await patient.commands.pttl(key) <= 120_000 for key in keys])
 
 
 @pytest.mark.parametrize("how", ["blackhole", "refuse"])

@@ -3,7 +3,6 @@
 ``run`` enters a scope in the attempt's own task; LangGraph copies the context into every node, tool and thread.
 """
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -26,15 +25,20 @@ class Ahead:
     latest: CheckpointTuple | None
 
 
-class Fence:
-    """Whether an attempt may still write. Apart from its scope, for those whom the scope knows: they would hold it."""
+class AttemptFence:
+    """Whether an attempt may still write: ``rows.Fence``. Apart from its scope, for those whom the scope knows: they
+    would hold each other.
+    """
 
-    __slots__ = ("up",)
+    __slots__ = ("attempt", "owner", "run_id", "up")
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Owner, run_id: RunId, attempt: int) -> None:
+        self.owner = owner
+        self.run_id = run_id
+        self.attempt = attempt
         self.up = False
 
-    def check(self) -> None:
+    def check_fence(self) -> None:
         """Call right before a write.
 
         Raises:
@@ -49,10 +53,11 @@ class AttemptScope:
 
     ``ahead`` is the thread's latest root checkpoint, read before LangGraph asks for it, and handed over once.
     ``tool_journal`` is there once the attempt knows its agent.
+    ``hold`` is its fence, for whoever must not hold the scope.
     ``watch`` is told by the checkpointer what it reads and stores.
     """
 
-    __slots__ = ("_fence", "ahead", "attempt", "owner", "run_id", "tool_journal", "tools", "watch", "work")
+    __slots__ = ("ahead", "attempt", "hold", "owner", "run_id", "tool_journal", "tools", "watch", "work")
 
     def __init__(
         self,
@@ -72,21 +77,20 @@ class AttemptScope:
         self.watch = watch
         self.tool_journal: ToolJournal | None = None
         self.ahead: Ahead | None = None
-        self._fence = Fence()
+        self.hold = AttemptFence(owner, run_id, attempt)
 
     @property
     def fenced(self) -> bool:
         """Whether the attempt may write nothing more."""
-        return self._fence.up
+        return self.hold.up
 
     def fence(self) -> None:
         """Forbid all further writes."""
-        self._fence.up = True
+        self.hold.up = True
 
-    @property
-    def check_fence(self) -> Callable[[], None]:
-        """See ``Fence.check``."""
-        return self._fence.check
+    def check_fence(self) -> None:
+        """See ``AttemptFence.check_fence``."""
+        self.hold.check_fence()
 
 
 current_attempt: ContextVar[AttemptScope | None] = ContextVar("roadworthy_attempt", default=None)

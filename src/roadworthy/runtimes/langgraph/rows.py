@@ -55,9 +55,12 @@ class Fence(Protocol):
         """Its number."""
         ...
 
-    @property
-    def check_fence(self) -> Callable[[], None]:
-        """Called before a write: raises LeaseLost when this process knows already that it lost the run."""
+    def check_fence(self) -> None:
+        """Whether this process knows already that it lost the run.
+
+        Raises:
+            LeaseLost: it does.
+        """
         ...
 
 

@@ -231,11 +231,11 @@ class GraphExecution:
             return await self._stream(start, results, sink)
 
     def _tool_journal(self, thread: ThreadHistory) -> ToolJournal:
-        about, scope = self._about, self._scope
+        about = self._about
         return ToolJournal(
             about.run,
             rows=about.saver.rows,
-            fence=scope,
+            fence=self._scope.hold,
             watch=self._watch,
             serde=thread.serde,
             clock=about.clock,
