@@ -1,0 +1,228 @@
+"""One history: a schedule drawn from a seed, played until nothing is left to do, and then judged."""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from roadworthy.domain.errors import StorageUnavailable
+from tests.fault.simulation.clients import Clients
+from tests.fault.simulation.database import LeasedText, Server
+from tests.fault.simulation.process import Process
+from tests.fault.simulation.provider import Provider
+from tests.fault.simulation.world import World
+
+REPLICAS = 3
+_SECONDS = 40.0
+# Time for what is under way when all is well again: deadlines of runs are sooner.
+_QUIET = 400.0
+# Time for what tidies up afterwards: reservations of dead attempts are swept after a minute and a half.
+_TIDY = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What histories begin with."""
+
+    image: bytes
+    text: LeasedText
+
+
+class History:
+    """See the module. ``play`` once, ``close`` always."""
+
+    def __init__(self, seed: int, ground: Ground) -> None:
+        self.world = World(seed)
+        self.server = Server(self.world, ground.image, ground.text)
+        self.fleet: list[Process] = []
+        self.provider = Provider(self.world)
+        self.clients = Clients(self.world, self.fleet)
+        self.healing = False
+        # What is not as it should be while the history is played.
+        self.faults: list[str] = []
+
+    def play(self) -> None:
+        """Everything that can go wrong, then nothing any more, until all is done."""
+        chance = self.world.chance
+        for _ in range(REPLICAS):
+            self._boot()
+        self._every(1.0, self._supervise)
+        acts: list[tuple[Callable[[], None], int]] = [
+            (self.clients.order, 12),
+            (self.clients.cancel, 2),
+            (self._kill, 2),
+            (self._stop, 2),
+            (self._cut, 2),
+            (self._drain, 1),
+            (self._fail_provider, 1),
+        ]
+        for _ in range(chance.randint(8, 30)):
+            act = chance.choices([one for one, _ in acts], [weight for _, weight in acts])[0]
+            self.world.after(chance.uniform(0.5, _SECONDS), act)
+        self.world.run(_SECONDS)
+        self._heal()
+        if not self.world.run(_SECONDS + _QUIET, enough=self._all_done):
+            self.faults.append(f"not everything has ended: {self._unfinished()}")
+        self.world.run(self.world.now + _TIDY, enough=self._tidy)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for process in self.fleet:
+            process.bury()
+        self.server.close()
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def _boot(self) -> None:
+        process = Process(
+            self.world, self.server, self.provider, self.fleet, len(self.fleet) + 1, self.world.chance.randint(1, 3)
+        )
+        self.world.tell(f"start {process.name}")
+
+    def _some(self) -> Process | None:
+        living = [one for one in self.fleet if one.alive and not one.draining]
+        return self.world.chance.choice(living) if living else None
+
+    def _kill(self) -> None:
+        if (process := self._some()) is not None:
+            self.world.tell(f"kill {process.name}")
+            process.kill()
+            self.world.after(self.world.chance.uniform(0.1, 10), self._boot)
+
+    def _stop(self) -> None:
+        process, length = self._some(), self.world.chance.choice([0.5, 3, 7, 12, 25])
+        if process is None or process.stopped:
+            return
+        self.world.tell(f"stop {process.name} for {length} s")
+        process.stop()
+        self.world.after(length, lambda: self._go_on(process))
+
+    def _go_on(self, process: Process) -> None:
+        if process.alive and process.stopped:
+            self.world.tell(f"continue {process.name}")
+            process.go_on()
+
+    def _cut(self) -> None:
+        process, length = self._some(), self.world.chance.choice([0.05, 0.5, 3, 7, 12, 25])
+        if process is None or process.link.cut:
+            return
+        self.world.tell(f"cut {process.name} off for {length} s")
+        process.link.cut = True
+        self.world.after(length, lambda: self._join(process))
+
+    def _join(self, process: Process) -> None:
+        if process.link.cut:
+            self.world.tell(f"join {process.name}")
+            process.link.cut = False
+
+    def _drain(self) -> None:
+        process = self._some()
+        if process is None or process.stopped or process.parts is None:
+            return
+        self.world.tell(f"drain {process.name}")
+        process.drain()
+        # Who is patient for ten seconds kills then.
+        self.world.after(10, process.kill)
+        self.world.after(self.world.chance.uniform(0.1, 10), self._boot)
+
+    def _fail_provider(self) -> None:
+        self.world.tell("the provider fails")
+        self.provider.down = True
+
+        def recover() -> None:
+            self.provider.down = False
+
+        self.world.after(self.world.chance.uniform(0.5, 8), recover)
+
+    def _heal(self) -> None:
+        self.world.tell("all is well again")
+        self.healing = True
+        for process in self.fleet:
+            if process.alive:
+                self._go_on(process)
+                self._join(process)
+        if not any(one.alive and not one.draining for one in self.fleet):
+            self._boot()
+
+    def _every(self, seconds: float, action: Callable[[], None]) -> None:
+        def again() -> None:
+            action()
+            self.world.after(seconds, again)
+
+        self.world.after(seconds, again)
+
+    def _supervise(self) -> None:
+        """What the supervisor of processes and the clients' libraries do."""
+        for process in self.fleet:
+            if not process.alive or not process.life.done():
+                continue
+            error = None if process.life.cancelled() else process.life.exception()
+            if process.parts is None and isinstance(error, StorageUnavailable):
+                self.world.tell(f"{process.name} did not start")
+            else:
+                self.faults.append(f"{process.name} has ended by itself: {error!r}")
+            process.kill()
+            self._boot()
+        self.clients.connect()
+
+    # --- whether it is over -------------------------------------------------------------------------------------------
+
+    def _unfinished(self) -> list[object]:
+        open_orders: list[object] = [order for order in self.clients.orders if order.open]
+        followers: list[object] = [one.run.run_id for one in self.clients.followers if not one.ended]
+        rows = self.server.rows("SELECT run_id, status, attempt FROM runs WHERE status IN ('pending', 'running')")
+        return [*open_orders, *rows, *followers]
+
+    def _all_done(self) -> bool:
+        return not self._unfinished()
+
+    def _tidy(self) -> bool:
+        return not any(one.parts is None for one in self.fleet if one.alive) and not self.leftovers()
+
+    def leftovers(self) -> list[str]:
+        """I7: what should not be there when nothing happens any more."""
+        found = [f"reservation {row}" for row in self.server.rows("SELECT run_id, call_id, attempt FROM reservations")]
+        found += [
+            f"thread {row}"
+            for row in self.server.rows(
+                "SELECT thread_id, active_run, pending FROM threads WHERE active_run IS NOT NULL OR pending != 0"
+            )
+        ]
+        found += [
+            f"period {row}" for row in self.server.rows("SELECT * FROM budget_periods WHERE reserved_nanos != 0")
+        ]
+        for process in self.fleet:
+            if process.alive and not process.draining:
+                found += _left_in(process)
+        return found
+
+
+def _left_in(process: Process) -> list[str]:
+    parts = process.parts
+    if parts is None:
+        return [f"{process.name} is not up"]
+    load = parts.worker.load()
+    counts = {
+        "slots": load.held,
+        "stuck": load.stuck,
+        "waiting": load.waiting,
+        "executing": len(parts.worker.executing()),
+        "leases": len(parts.keeper.known),
+        "logs": parts.log.held,
+        "tasks": process.tasks - process.baseline,
+    }
+    left = {name: count for name, count in counts.items() if count}
+    return [f"{process.name} {left}"] if left else []
+
+
+def image_of(path: Path) -> bytes:
+    """A database file as bytes that a history begins with."""
+    source, target = sqlite3.connect(path), sqlite3.connect(":memory:")
+    try:
+        # A database in memory has no write-ahead log.
+        source.execute("PRAGMA journal_mode = DELETE")
+        source.backup(target)
+        return target.serialize()
+    finally:
+        source.close()
+        target.close()
