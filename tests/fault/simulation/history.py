@@ -1,11 +1,17 @@
 """One history: a schedule drawn from a seed, played until nothing is left to do, and then judged."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 from roadworthy.domain.errors import StorageUnavailable
+from roadworthy.domain.event import Event
+from roadworthy.domain.ids import RunId
+from roadworthy.domain.run import Run
+from roadworthy.storage import statements as sql
+from roadworthy.storage.rows import run_from
 from tests.fault.simulation.clients import Clients
 from tests.fault.simulation.database import LeasedText, Server
 from tests.fault.simulation.process import Process
@@ -13,7 +19,7 @@ from tests.fault.simulation.provider import Provider
 from tests.fault.simulation.world import World
 
 REPLICAS = 3
-_SECONDS = 40.0
+_SECONDS = 25.0
 # Time for what is under way when all is well again: deadlines of runs are sooner.
 _QUIET = 400.0
 # Time for what tidies up afterwards: reservations of dead attempts are swept after a minute and a half.
@@ -40,6 +46,8 @@ class History:
         self.healing = False
         # What is not as it should be while the history is played.
         self.faults: list[str] = []
+        # Every run's events as each process that has outlived it all tells them, by process and run.
+        self.told: dict[str, dict[RunId, Sequence[Event]]] = {}
 
     def play(self) -> None:
         """Everything that can go wrong, then nothing any more, until all is done."""
@@ -64,6 +72,7 @@ class History:
         if not self.world.run(_SECONDS + _QUIET, enough=self._all_done):
             self.faults.append(f"not everything has ended: {self._unfinished()}")
         self.world.run(self.world.now + _TIDY, enough=self._tidy)
+        self._reread()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -165,6 +174,20 @@ class History:
             self._boot()
         self.clients.connect()
 
+    def _reread(self) -> None:
+        runs = self.runs()
+        readers = [
+            process.start(_read_all(process, runs, self.told.setdefault(process.name, {})))
+            for process in self.fleet
+            if process.serves
+        ]
+        self.world.run(self.world.now + _TIDY, enough=lambda: all(reader.done() for reader in readers))
+
+    def runs(self) -> Sequence[Run]:
+        """All of them, as they are stored."""
+        rows = self.server.read(lambda tx: tx.all(sql.RUNS_OF_ALL, status=None, before=10**9, limit=10**6))
+        return [run_from(row) for row in rows]
+
     # --- whether it is over -------------------------------------------------------------------------------------------
 
     def _unfinished(self) -> list[object]:
@@ -195,6 +218,13 @@ class History:
             if process.alive and not process.draining:
                 found += _left_in(process)
         return found
+
+
+async def _read_all(process: Process, runs: Sequence[Run], told: dict[RunId, Sequence[Event]]) -> None:
+    assert process.parts is not None
+    for run in runs:
+        async with aclosing(process.parts.log.follow(run, after=None)) as batches:
+            told[run.run_id] = [event async for batch in batches for event in batch]
 
 
 def _left_in(process: Process) -> list[str]:

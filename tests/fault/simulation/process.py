@@ -178,13 +178,14 @@ class Process:
         self.alive = True
         self.stopped = False
         self.draining = False
-        # When it was last continued after a stop: for a moment it does not know yet what it has missed.
-        self.continued_at = -100.0
+        # When it was continued after a stop: for a moment it does not know yet what it has missed.
+        self.continued: list[float] = []
         self.parts: Parts | None = None
         # Tasks of an idle process.
         self.baseline = 0
         self.agents = Agents(self.name, self.link, provider, fleet[0].agents if fleet else None)
         self._slots = slots
+        self._begun: list[asyncio.Task[Any]] = []
         self._leaving: asyncio.Event | None = None
         self._crier: Crier | None = None
         self._fleet = fleet
@@ -209,7 +210,10 @@ class Process:
 
     def start(self, coro: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         """Let it do something beside."""
-        return self.loop.create_task(coro)
+        task = self.loop.create_task(coro)
+        # Of a process that was killed nothing else may hold it any more.
+        self._begun.append(task)
+        return task
 
     def hear(self, news: Heard) -> None:
         """A hint arrives, some time."""
@@ -232,7 +236,7 @@ class Process:
     def go_on(self) -> None:
         """SIGCONT."""
         self.stopped = False
-        self.continued_at = self.world.now
+        self.continued.append(self.world.now)
         self.link.thaw()
 
     def drain(self) -> None:
