@@ -198,7 +198,7 @@ class Clients:
             row = await process.parts.store.get(run.owner, run.run_id)
             async with aclosing(process.parts.log.follow(row, after=after)) as batches:
                 async for batch in batches:
-                    if follower.process is not process:
+                    if follower.task is not asyncio.current_task():
                         return
                     follower.shown.extend(batch)
         except StorageUnavailable:

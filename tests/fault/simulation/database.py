@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from roadworthy.domain.errors import StorageUnavailable
@@ -17,6 +18,7 @@ from roadworthy.domain.ids import RunId, TenantId, UserId
 from roadworthy.domain.lease import Lease, LeaseTerms
 from roadworthy.domain.principal import Owner
 from roadworthy.storage import postgres_statements as leased
+from roadworthy.storage.postgres import PATIENCE
 from roadworthy.storage.rows import micros
 from roadworthy.storage.sqlite_connection import SqliteText, SqliteTransaction
 from roadworthy.storage.transaction import T, Transaction, Unit
@@ -162,12 +164,10 @@ class Link:
         for request in held:
             self._travel(self._arrive, request)
 
-    async def _ask(self, work: Callable[[], Any], *, changes: bool, patience: float | None = None) -> Any:
+    async def _ask(self, work: Callable[[], Any], *, changes: bool, patience: float = PATIENCE.total_seconds()) -> Any:
         if self.closed:
             raise StorageUnavailable("the database is closed")
-        chance = self.world.chance
-        seconds = chance.choice([0.3, 2.0, 10.0]) if patience is None else patience
-        request = _Request(work, self.loop.create_future(), changes, self.world.now + seconds)
+        request = _Request(work, self.loop.create_future(), changes, self.world.now + patience)
         self._travel(self._arrive, request)
         return await request.future
 
@@ -225,3 +225,16 @@ class Link:
     def _fail(self, request: _Request, message: str) -> None:
         if not request.future.done() and not self.closed:
             request.future.set_exception(StorageUnavailable(message))
+
+
+def image_of(path: Path) -> bytes:
+    """A database file as bytes that a history begins with."""
+    source, target = sqlite3.connect(path), sqlite3.connect(":memory:")
+    try:
+        # A database in memory has no write-ahead log.
+        source.execute("PRAGMA journal_mode = DELETE")
+        source.backup(target)
+        return target.serialize()
+    finally:
+        source.close()
+        target.close()

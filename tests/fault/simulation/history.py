@@ -1,10 +1,9 @@
 """One history: a schedule drawn from a seed, played until nothing is left to do, and then judged."""
 
-import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.event import Event
@@ -188,6 +187,19 @@ class History:
         rows = self.server.read(lambda tx: tx.all(sql.RUNS_OF_ALL, status=None, before=10**9, limit=10**6))
         return [run_from(row) for row in rows]
 
+    def seen(self) -> Counter[str]:
+        """What has happened in it, by kind."""
+        attempts = ("", "first", "second", "third")
+        found = Counter(run.status.value for run in self.runs())
+        found.update(f"{attempts[min(run.attempt, 3)]} attempt" for run in self.runs() if run.attempt)
+        found.update(note for process in self.fleet for note in process.witness.notes)
+        found.update(f"{row['outcome']} call" for row in self.server.rows("SELECT outcome FROM model_calls"))
+        for order in self.clients.orders:
+            found["replayed"] += len(order.answers) > 1
+            found["refused"] += order.refused is not None
+            found["given up"] += order.given_up
+        return +found
+
     # --- whether it is over -------------------------------------------------------------------------------------------
 
     def _unfinished(self) -> list[object]:
@@ -243,16 +255,3 @@ def _left_in(process: Process) -> list[str]:
     }
     left = {name: count for name, count in counts.items() if count}
     return [f"{process.name} {left}"] if left else []
-
-
-def image_of(path: Path) -> bytes:
-    """A database file as bytes that a history begins with."""
-    source, target = sqlite3.connect(path), sqlite3.connect(":memory:")
-    try:
-        # A database in memory has no write-ahead log.
-        source.execute("PRAGMA journal_mode = DELETE")
-        source.backup(target)
-        return target.serialize()
-    finally:
-        source.close()
-        target.close()

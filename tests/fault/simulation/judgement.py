@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from roadworthy.domain.errors import ProviderUnavailable
+from roadworthy.domain.errors import ProviderUnavailable, StorageUnavailable
 from roadworthy.domain.event import AttemptStarted, Event, EventId, RunEnded, RunStarted
 from roadworthy.domain.run import MultitaskStrategy, Run
 from roadworthy.storage.event_rows import event_from
@@ -146,6 +146,7 @@ def _transcripts(history: History) -> Iterator[str]:
     process tells the same, however late.
     """
     stored = {run.run_id: {event.id: event for event in events} for run, events in _stored(history)}
+    last = {run.run_id: run.attempt for run in history.runs()}
     for name, runs in history.told.items():
         for run_id, events in stored.items():
             told = runs.get(run_id, ())
@@ -153,13 +154,13 @@ def _transcripts(history: History) -> Iterator[str]:
                 yield f"{run_id}: {name} tells {[str(one.id) for one in told]}, stored are {[*map(str, events)]}"
     for follower in history.clients.followers:
         run_id = follower.run.run_id
-        yield from (f"{run_id}: {complaint}" for complaint in _shown(follower, stored[run_id]))
+        yield from (f"{run_id}: {complaint}" for complaint in _shown(follower, stored[run_id], last[run_id]))
         for name, told in history.told.items():
             if not follower.ended or follower.shown[-1] != told[run_id][-1]:
                 yield f"{run_id}: the end was shown as {follower.shown[-1:]}, and {name} tells {told[run_id][-1]}"
 
 
-def _shown(follower: Follower, stored: dict[EventId, Event]) -> Iterator[str]:
+def _shown(follower: Follower, stored: dict[EventId, Event], last: int) -> Iterator[str]:
     ids = [event.id for event in follower.shown]
     for before, after in pairwise(ids):
         if after <= before:
@@ -167,14 +168,13 @@ def _shown(follower: Follower, stored: dict[EventId, Event]) -> Iterator[str]:
         elif after.attempt == before.attempt and after.n != before.n + 1:
             yield f"{after} was shown right after {before}"
     valid = {event.body.last_valid for event in stored.values() if isinstance(event.body, AttemptStarted)}
-    latest = max((event_id.attempt for event_id in stored), default=0)
     for event in follower.shown:
         kept = stored.get(event.id)
         if isinstance(event.body, RunEnded):
             if kept is not None:
                 yield f"{event.id} is the end, and something else is stored"
         elif kept is None:
-            if event.id.attempt == latest or str(event.id) in valid:
+            if event.id.attempt == last or str(event.id) in valid:
                 yield f"{event.id} was shown and is not stored"
         elif kept != event:
             yield f"{event.id} was shown as {event.body} and is stored as {kept.body}"
@@ -184,8 +184,15 @@ def _words(history: History) -> Iterator[str]:
     """No process has met an error that it does not know."""
     for process in history.fleet:
         for failure in process.witness.failures:
-            if not isinstance(failure, ProviderUnavailable):
+            # A database that is away for longer than a unit's patience ends an attempt that needs it to begin.
+            if not isinstance(_inner(failure), ProviderUnavailable | StorageUnavailable):
                 yield f"{process.name} failed: {failure!r} {failure.__cause__!r}"
+
+
+def _inner(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _stored(history: History) -> Iterator[tuple[Run, Sequence[Event]]]:
