@@ -30,17 +30,17 @@ _MICROSECOND = timedelta(microseconds=1)
 _HISTORY = """
 CREATE TABLE moves (
     id INTEGER PRIMARY KEY, at INTEGER, run_id TEXT, ord INTEGER, thread TEXT, old TEXT, new TEXT,
-    old_attempt INTEGER, attempt INTEGER, worker TEXT
+    old_attempt INTEGER, attempt INTEGER, old_worker TEXT, worker TEXT
 );
 CREATE TRIGGER came AFTER INSERT ON runs BEGIN
     INSERT INTO moves VALUES (NULL, database_now(), NEW.run_id, NEW.ord,
-        NEW.tenant || '/' || NEW.owner || '/' || NEW.thread_id, '', NEW.status, 0, NEW.attempt, NEW.worker);
+        NEW.tenant || '/' || NEW.owner || '/' || NEW.thread_id, '', NEW.status, 0, NEW.attempt, NULL, NEW.worker);
 END;
 CREATE TRIGGER moved AFTER UPDATE ON runs WHEN OLD.status != NEW.status OR OLD.attempt != NEW.attempt
         OR OLD.result IS NOT NEW.result BEGIN
     INSERT INTO moves VALUES (NULL, database_now(), NEW.run_id, NEW.ord,
         NEW.tenant || '/' || NEW.owner || '/' || NEW.thread_id, OLD.status, NEW.status, OLD.attempt, NEW.attempt,
-        NEW.worker);
+        OLD.worker, NEW.worker);
 END;
 """
 
@@ -122,10 +122,16 @@ class Link:
     frozen: bool = False
     # The process is gone.
     closed: bool = False
+    # What happens as soon as a unit of this name is on its way.
+    ambush: tuple[str, Callable[[], None]] | None = None
     _held: list[_Request] = field(default_factory=list[_Request])
 
     async def write(self, unit: Unit[T]) -> T:
         """See ``transaction.Database``."""
+        name = getattr(unit, "__qualname__", type(unit).__name__)
+        if self.ambush is not None and self.ambush[0] in name:
+            self.world.after(self.world.chance.uniform(0, 0.02), self.ambush[1])
+            self.ambush = None
         value: T = await self._ask(lambda: self.server.write(unit), changes=True)
         return value
 

@@ -18,6 +18,8 @@ from tests.fault.simulation.provider import Provider
 from tests.fault.simulation.world import World
 
 REPLICAS = 3
+# Units of work that are worth an ambush, by what their names contain.
+UNITS = ("_Ending", "_give_back", "claim", "Acceptance", "_Write", "partial", "request_cancel")
 _SECONDS = 25.0
 # Time for what is under way when all is well again: deadlines of runs are sooner.
 _QUIET = 400.0
@@ -45,6 +47,8 @@ class History:
         self.healing = False
         # What is not as it should be while the history is played.
         self.faults: list[str] = []
+        # Units that something happened to on their way.
+        self.struck: list[str] = []
         # Every run's events as each process that has outlived it all tells them, by process and run.
         self.told: dict[str, dict[RunId, Sequence[Event]]] = {}
 
@@ -55,13 +59,14 @@ class History:
             self._boot()
         self._every(1.0, self._supervise)
         acts: list[tuple[Callable[[], None], int]] = [
-            (self.clients.order, 12),
+            (self.clients.order, 14),
             (self.clients.cancel, 2),
-            (self._kill, 2),
-            (self._stop, 2),
-            (self._cut, 2),
-            (self._drain, 1),
             (self._fail_provider, 1),
+            (self._to_some(self._kill), 1),
+            (self._to_some(self._stop), 1),
+            (self._to_some(self._cut), 1),
+            (self._to_some(self._drain), 1),
+            (self._to_some(self._ambush), 5),
         ]
         for _ in range(chance.randint(8, 30)):
             act = chance.choices([one for one, _ in acts], [weight for _, weight in acts])[0]
@@ -87,51 +92,66 @@ class History:
         )
         self.world.tell(f"start {process.name}")
 
-    def _some(self) -> Process | None:
-        living = [one for one in self.fleet if one.alive and not one.draining]
-        return self.world.chance.choice(living) if living else None
+    def _to_some(self, act: Callable[[Process], None]) -> Callable[[], None]:
+        def do() -> None:
+            living = [one for one in self.fleet if one.alive and not one.draining]
+            if living:
+                act(self.world.chance.choice(living))
 
-    def _kill(self) -> None:
-        if (process := self._some()) is not None:
+        return do
+
+    def _kill(self, process: Process) -> None:
+        if process.alive and not process.draining:
             self.world.tell(f"kill {process.name}")
             process.kill()
             self.world.after(self.world.chance.uniform(0.1, 10), self._boot)
 
-    def _stop(self) -> None:
-        process, length = self._some(), self.world.chance.choice([0.5, 3, 7, 12, 25])
-        if process is None or process.stopped:
-            return
-        self.world.tell(f"stop {process.name} for {length} s")
-        process.stop()
-        self.world.after(length, lambda: self._go_on(process))
+    def _stop(self, process: Process) -> None:
+        length = self.world.chance.choice([0.5, 3, 7, 12, 25])
+        if process.alive and not process.stopped and not self.healing:
+            self.world.tell(f"stop {process.name} for {length} s")
+            process.stop()
+            self.world.after(length, lambda: self._go_on(process))
 
     def _go_on(self, process: Process) -> None:
         if process.alive and process.stopped:
             self.world.tell(f"continue {process.name}")
             process.go_on()
 
-    def _cut(self) -> None:
-        process, length = self._some(), self.world.chance.choice([0.05, 0.5, 3, 7, 12, 25])
-        if process is None or process.link.cut:
-            return
-        self.world.tell(f"cut {process.name} off for {length} s")
-        process.link.cut = True
-        self.world.after(length, lambda: self._join(process))
+    def _cut(self, process: Process) -> None:
+        length = self.world.chance.choice([0.05, 0.5, 3, 7, 12, 25])
+        if process.alive and not process.link.cut and not self.healing:
+            self.world.tell(f"cut {process.name} off for {length} s")
+            process.cut()
+            self.world.after(length, lambda: self._join(process))
 
     def _join(self, process: Process) -> None:
         if process.link.cut:
             self.world.tell(f"join {process.name}")
-            process.link.cut = False
+            process.join()
 
-    def _drain(self) -> None:
-        process = self._some()
-        if process is None or process.stopped or process.parts is None:
+    def _drain(self, process: Process) -> None:
+        if process.stopped or process.draining or process.parts is None:
             return
         self.world.tell(f"drain {process.name}")
         process.drain()
-        # Who is patient for ten seconds kills then.
-        self.world.after(10, process.kill)
+        # Whoever waits for its end is not patient for ever.
+        self.world.after(30, process.kill)
         self.world.after(self.world.chance.uniform(0.1, 10), self._boot)
+
+    def _ambush(self, process: Process) -> None:
+        """Something happens at the worst moment: while a certain unit of work is on its way."""
+        chance = self.world.chance
+        what, name = chance.choice([self._kill, self._stop, self._stop, self._cut]), chance.choice(UNITS)
+        self.world.tell(f"lie in wait for {name} of {process.name}")
+
+        def strike() -> None:
+            if not self.healing:
+                self.world.tell(f"{name} of {process.name} is on its way")
+                self.struck.append(name)
+                what(process)
+
+        process.link.ambush = name, strike
 
     def _fail_provider(self) -> None:
         self.world.tell("the provider fails")
@@ -146,6 +166,7 @@ class History:
         self.world.tell("all is well again")
         self.healing = True
         for process in self.fleet:
+            process.link.ambush = None
             if process.alive:
                 self._go_on(process)
                 self._join(process)
@@ -193,6 +214,7 @@ class History:
         found = Counter(run.status.value for run in self.runs())
         found.update(f"{attempts[min(run.attempt, 3)]} attempt" for run in self.runs() if run.attempt)
         found.update(note for process in self.fleet for note in process.witness.notes)
+        found.update(self.struck)
         found.update(f"{row['outcome']} call" for row in self.server.rows("SELECT outcome FROM model_calls"))
         for order in self.clients.orders:
             found["replayed"] += len(order.answers) > 1

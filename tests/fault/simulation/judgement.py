@@ -11,12 +11,16 @@ from roadworthy.domain.errors import ProviderUnavailable, StorageUnavailable
 from roadworthy.domain.event import AttemptStarted, Event, EventId, RunEnded, RunStarted
 from roadworthy.domain.run import MultitaskStrategy, Run
 from roadworthy.storage.event_rows import event_from
+from roadworthy.storage.rows import micros
 from tests.fault.simulation.clients import PAYING, Follower
+from tests.fault.simulation.database import START
 from tests.fault.simulation.history import History
 
 _FINAL = {"success", "error", "timeout", "cancelled", "interrupted"}
 # For how long a process that was stopped may go on with what it has lost: until it looks, and the grace of a cancel.
 _UNAWARE = 0.7
+# After being disturbed, or continuing, it may lose what it has.
+_TROUBLED = 30
 
 
 def judge(history: History) -> list[str]:
@@ -24,7 +28,7 @@ def judge(history: History) -> list[str]:
     complaints = [*history.faults, *history.leftovers(), *history.clients.surprises]
     for process in history.fleet:
         complaints += [f"{process.name}: {trouble}" for trouble in process.loop.troubles]
-    for look in (_one_end, _answers, _order, _calls, _money, _work, _events, _transcripts, _words):
+    for look in (_one_end, _answers, _order, _calls, _money, _work, _keeps, _events, _transcripts, _words):
         complaints += [f"{look.__name__[1:]}: {complaint}" for complaint in look(history)]
     return complaints
 
@@ -116,10 +120,20 @@ def _money(history: History) -> Iterator[str]:
 def _work(history: History) -> Iterator[str]:
     """Nobody works on a run that is another's, other than who was stopped and has not looked yet."""
     continued = {process.name: process.continued for process in history.fleet}
-    for asked in history.provider.asked.values():
-        unaware = any(0 <= asked.at - moment <= _UNAWARE for moment in continued[asked.process])
-        if asked.holder != asked.attempt and not unaware:
-            yield f"{asked.call_id} was made by {asked.process} at {asked.at:.3f}, when attempt {asked.holder} was on"
+    for work in history.provider.work:
+        unaware = any(0 <= work.at - moment <= _UNAWARE for moment in continued[work.process])
+        if work.holder != work.attempt and not unaware:
+            yield f"{work.process} worked on {work.run_id}-{work.attempt} at {work.at:.3f}, of attempt {work.holder}"
+
+
+def _keeps(history: History) -> Iterator[str]:
+    """Nobody is taken a run who lives undisturbed."""
+    troubled = {process.name: process.troubled for process in history.fleet}
+    for move in _moves(history):
+        if move["old"] == "running" and move["new"] == "pending":
+            at = (move["at"] - micros(START)) / 1_000_000
+            if not any(0 <= at - moment <= _TROUBLED for moment in troubled[move["old_worker"]]):
+                yield f"{move['run_id']} was taken from {move['old_worker']} at {at:.3f}, which had no trouble"
 
 
 def _events(history: History) -> Iterator[str]:
@@ -150,14 +164,14 @@ def _transcripts(history: History) -> Iterator[str]:
     for name, runs in history.told.items():
         for run_id, events in stored.items():
             told = runs.get(run_id, ())
-            if [*told[:-1]] != [*events.values()] or not isinstance(told[-1].body, RunEnded):
+            if [*told[:-1]] != [*events.values()] or not told or not isinstance(told[-1].body, RunEnded):
                 yield f"{run_id}: {name} tells {[str(one.id) for one in told]}, stored are {[*map(str, events)]}"
     for follower in history.clients.followers:
         run_id = follower.run.run_id
         yield from (f"{run_id}: {complaint}" for complaint in _shown(follower, stored[run_id], last[run_id]))
         for name, told in history.told.items():
-            if not follower.ended or follower.shown[-1] != told[run_id][-1]:
-                yield f"{run_id}: the end was shown as {follower.shown[-1:]}, and {name} tells {told[run_id][-1]}"
+            if not follower.ended or [follower.shown[-1]] != [*told.get(run_id, ())][-1:]:
+                yield f"{run_id}: the end was shown as {follower.shown[-1:]}, and {name} tells {told.get(run_id)}"
 
 
 def _shown(follower: Follower, stored: dict[EventId, Event], last: int) -> Iterator[str]:

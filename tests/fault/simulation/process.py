@@ -180,6 +180,8 @@ class Process:
         self.draining = False
         # When it was continued after a stop: for a moment it does not know yet what it has missed.
         self.continued: list[float] = []
+        # Moments of whatever was done to it.
+        self.troubled: list[float] = []
         self.parts: Parts | None = None
         # Tasks of an idle process.
         self.baseline = 0
@@ -226,21 +228,35 @@ class Process:
 
     def kill(self) -> None:
         """kill -9."""
+        self.troubled.append(self.world.now)
         self.alive = False
         self.link.closed = True
 
     def stop(self) -> None:
         """SIGSTOP."""
+        self.troubled.append(self.world.now)
         self.stopped = self.link.frozen = True
 
     def go_on(self) -> None:
         """SIGCONT."""
         self.stopped = False
         self.continued.append(self.world.now)
+        self.troubled.append(self.world.now)
         self.link.thaw()
+
+    def cut(self) -> None:
+        """Nothing gets through to the database or back."""
+        self.troubled.append(self.world.now)
+        self.link.cut = True
+
+    def join(self) -> None:
+        """It does again."""
+        self.troubled.append(self.world.now)
+        self.link.cut = False
 
     def drain(self) -> None:
         """SIGTERM."""
+        self.troubled.append(self.world.now)
         self.draining = True
         if self._leaving is not None:
             self.loop.call_soon(self._leaving.set)

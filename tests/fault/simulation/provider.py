@@ -25,15 +25,24 @@ from tests.fault.simulation.world import World
 
 @dataclass(slots=True)
 class Asked:
-    """A call as the provider saw it. ``holder``: the run's attempt by its row at that moment, 0 when it did not run."""
+    """A call as the provider saw it."""
 
     call_id: str
     run_id: RunId
     attempt: int
     process: str
+    tokens: Tokens
+
+
+@dataclass(slots=True)
+class Work:
+    """Something that an attempt has done. ``holder``: the run's attempt by its row then, 0 when it did not run."""
+
+    run_id: RunId
+    attempt: int
+    process: str
     at: float
     holder: int
-    tokens: Tokens
 
 
 @dataclass(slots=True)
@@ -43,6 +52,7 @@ class Provider:
     world: World
     down: bool = False
     asked: dict[str, Asked] = field(default_factory=dict[str, Asked])
+    work: list[Work] = field(default_factory=list[Work])
 
 
 class Agents(ScriptedRuntime):
@@ -88,11 +98,11 @@ class Agents(ScriptedRuntime):
             started_at=START,
             finished_at=START,
         )
-        first, more = chance.uniform(0.01, 3), chance.choice([0.05, 0.5, 2.0])
+        first, more = chance.uniform(0.01, 3), chance.choice([0.05, 0.5, 2.0, 3.0])
         texts = [f"{name}/{n} " for n in range(chance.randint(1, 6))]
         said: list[Step] = []
         for text in texts:
-            said += [Await(what=partial(asyncio.sleep, more)), ContentDelta(message_id=name, text=text)]
+            said += [Await(what=partial(self._work, run, more)), ContentDelta(message_id=name, text=text)]
         return (
             Begun(call=call),
             Await(what=partial(self._ask, run, call)),
@@ -104,15 +114,21 @@ class Agents(ScriptedRuntime):
         )
 
     async def _ask(self, run: Run, call: ModelCall) -> None:
-        row = self._link.server.rows("SELECT status, attempt FROM runs WHERE run_id = ?", run.run_id)[0]
-        holder = int(row["attempt"]) if row["status"] == "running" else 0
         assert call.call_id not in self._provider.asked, "a call was made twice"
         self._provider.asked[call.call_id] = Asked(
-            call.call_id, run.run_id, run.attempt, self._process, self._provider.world.now, holder, call.tokens
+            call.call_id, run.run_id, run.attempt, self._process, call.tokens
         )
+        await self._work(run, 0)
         if self._provider.down:
             await asyncio.sleep(1)
             raise ProviderUnavailable("overloaded")
+
+    async def _work(self, run: Run, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        row = self._link.server.rows("SELECT status, attempt FROM runs WHERE run_id = ?", run.run_id)[0]
+        holder = int(row["attempt"]) if row["status"] == "running" else 0
+        now = self._provider.world.now
+        self._provider.work.append(Work(run.run_id, run.attempt, self._process, now, holder))
 
     async def _save(self, run: Run) -> None:
         """A checkpoint needs the database."""
