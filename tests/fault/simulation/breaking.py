@@ -72,6 +72,7 @@ def _calls_of_a_loser_are_forgotten(text: LeasedText, patch: pytest.MonkeyPatch)
 
 def _lost_calls_are_not_settled(text: LeasedText, patch: pytest.MonkeyPatch) -> None:
     text.reword(ledger_statements.EARLIER, "reservations.attempt < :attempt", ":attempt < 0")
+    text.reword(ledger_statements.LOSE_ABANDONED, "reservations.started_at < :before", ":before < 0")
 
 
 def _cancels_are_lost(text: LeasedText, patch: pytest.MonkeyPatch) -> None:

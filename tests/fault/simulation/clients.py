@@ -71,6 +71,18 @@ class Clients:
         self._fleet = fleet
         self._numbers = itertools.count(1)
 
+    def rush(self, tenant: TenantId, thread: str) -> None:
+        """Somebody wants a run of a certain thread, right now."""
+        order = Order(
+            owner=Owner(tenant=tenant, user=UserId("ann")),
+            thread=thread,
+            strategy=MultitaskStrategy.ENQUEUE,
+            timeout=timedelta(minutes=2),
+            key=f"k{len(self.orders)}",
+        )
+        self.orders.append(order)
+        self._send(order)
+
     def order(self) -> None:
         """Somebody wants a run."""
         chance = self._world.chance

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.event import Event
@@ -19,7 +20,7 @@ from tests.fault.simulation.world import World
 
 REPLICAS = 3
 # Units of work that are worth an ambush, by what their names contain.
-UNITS = ("_Ending", "_give_back", "claim", "Acceptance", "_Write", "partial", "request_cancel")
+UNITS = ("_Ending", "_Ending", "claim", "Acceptance", "_Write", "partial", "request_cancel")
 _SECONDS = 25.0
 # Time for what is under way when all is well again: deadlines of runs are sooner.
 _QUIET = 400.0
@@ -65,7 +66,7 @@ class History:
             (self._to_some(self._kill), 1),
             (self._to_some(self._stop), 1),
             (self._to_some(self._cut), 1),
-            (self._to_some(self._drain), 1),
+            (self._to_some(self._drain), 2),
             (self._to_some(self._ambush), 5),
         ]
         for _ in range(chance.randint(8, 30)):
@@ -134,15 +135,27 @@ class History:
         if process.stopped or process.draining or process.parts is None:
             return
         self.world.tell(f"drain {process.name}")
+        if self.world.chance.random() < 0.5:
+            self._ambush(process, "_give_back")
         process.drain()
         # Whoever waits for its end is not patient for ever.
         self.world.after(30, process.kill)
         self.world.after(self.world.chance.uniform(0.1, 10), self._boot)
 
-    def _ambush(self, process: Process) -> None:
+    def _rush(self, process: Process) -> None:
+        """Two more runs for a thread that is busy at a process."""
+        rows = self.server.rows(
+            "SELECT tenant, thread_id FROM runs WHERE status = 'running' AND worker = ? LIMIT 1", process.name
+        )
+        for row in rows * 2:
+            rush = partial(self.clients.rush, row["tenant"], row["thread_id"])
+            self.world.after(self.world.chance.uniform(0, 0.05), rush)
+
+    def _ambush(self, process: Process, name: str = "") -> None:
         """Something happens at the worst moment: while a certain unit of work is on its way."""
         chance = self.world.chance
-        what, name = chance.choice([self._kill, self._stop, self._stop, self._cut]), chance.choice(UNITS)
+        what = chance.choice([self._kill, self._stop, self._stop, self._cut, self._rush])
+        name = name or chance.choice(UNITS)
         self.world.tell(f"lie in wait for {name} of {process.name}")
 
         def strike() -> None:

@@ -79,6 +79,9 @@ class Agents(ScriptedRuntime):
         turns = chance.choice([1, 1, 2, 3])
         for turn in range(turns):
             steps += self._turn(run, turn, chance)
+            # The last step may not be saved before the end: then it is done again by who takes over.
+            if turn < turns - 1 or chance.random() < 0.5:
+                steps += [Await(what=partial(self._save, run)), Progress()]
         fails = chance.random() < 0.1
         done = Completed(response="done", output=None, structured_response=None)
         return (*steps, Fail(error=ProviderUnavailable("overloaded"))) if fails else (*steps, done)
@@ -99,7 +102,7 @@ class Agents(ScriptedRuntime):
             finished_at=START,
         )
         first, more = chance.uniform(0.01, 3), chance.choice([0.05, 0.5, 2.0, 3.0])
-        texts = [f"{name}/{n} " for n in range(chance.randint(1, 6))]
+        texts = [f"{name}/{n} " for n in range(chance.randint(1, 8))]
         said: list[Step] = []
         for text in texts:
             said += [Await(what=partial(self._work, run, more)), ContentDelta(message_id=name, text=text)]
@@ -109,8 +112,6 @@ class Agents(ScriptedRuntime):
             Await(what=partial(asyncio.sleep, first)),
             *said,
             call,
-            Await(what=partial(self._save, run)),
-            Progress(),
         )
 
     async def _ask(self, run: Run, call: ModelCall) -> None:
