@@ -130,7 +130,7 @@ class Link:
         """See ``transaction.Database``."""
         name = getattr(unit, "__qualname__", type(unit).__name__)
         if self.ambush is not None and self.ambush[0] in name:
-            self.world.after(self.world.chance.uniform(0, 0.02), self.ambush[1])
+            self.world.after(self.world.chance.uniform(0, 0.006), self.ambush[1])
             self.ambush = None
         value: T = await self._ask(lambda: self.server.write(unit), changes=True)
         return value

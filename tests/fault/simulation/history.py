@@ -136,7 +136,7 @@ class History:
             return
         self.world.tell(f"drain {process.name}")
         if self.world.chance.random() < 0.5:
-            self._ambush(process, "_give_back")
+            self._lie_in_wait(process, "_give_back", self._stop)
         process.drain()
         # Whoever waits for its end is not patient for ever.
         self.world.after(30, process.kill)
@@ -151,11 +151,13 @@ class History:
             rush = partial(self.clients.rush, row["tenant"], row["thread_id"])
             self.world.after(self.world.chance.uniform(0, 0.05), rush)
 
-    def _ambush(self, process: Process, name: str = "") -> None:
+    def _ambush(self, process: Process) -> None:
         """Something happens at the worst moment: while a certain unit of work is on its way."""
         chance = self.world.chance
         what = chance.choice([self._kill, self._stop, self._stop, self._cut, self._rush])
-        name = name or chance.choice(UNITS)
+        self._lie_in_wait(process, chance.choice(UNITS), what)
+
+    def _lie_in_wait(self, process: Process, name: str, what: Callable[[Process], None]) -> None:
         self.world.tell(f"lie in wait for {name} of {process.name}")
 
         def strike() -> None:
@@ -176,13 +178,11 @@ class History:
         self.world.after(self.world.chance.uniform(0.5, 8), recover)
 
     def _heal(self) -> None:
-        self.world.tell("all is well again")
+        """Nothing new goes wrong; what was stopped or cut off comes back by itself."""
+        self.world.tell("nothing more goes wrong")
         self.healing = True
         for process in self.fleet:
             process.link.ambush = None
-            if process.alive:
-                self._go_on(process)
-                self._join(process)
         if not any(one.alive and not one.draining for one in self.fleet):
             self._boot()
 
