@@ -5,7 +5,7 @@ same rules as the real one. A thread's state is its messages; every Progress of 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -42,13 +42,6 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Await:
-    """Wait for whatever the test wants; an error of the domain that comes of it is raised."""
-
-    what: Callable[[], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Stuck:
     """From here on a thread works that cannot be stopped, until the gate of this name opens."""
 
@@ -69,7 +62,7 @@ class Fail:
     error: Exception
 
 
-Step: TypeAlias = RuntimeEvent | Gate | Await | Stuck | Begun | Fail
+Step: TypeAlias = RuntimeEvent | Gate | Stuck | Begun | Fail
 Script: TypeAlias = Sequence[Step]
 
 DEFAULT_AGENT = Agent(
@@ -317,8 +310,6 @@ class ScriptedExecution:
             match step:
                 case Gate():
                     await self._runtime.gate(step.name).wait()
-                case Await():
-                    await step.what()
                 case Stuck():
                     self._stuck.append(self._runtime.gate(step.gate))
                 case Begun():

@@ -214,7 +214,9 @@ class History:
             for process in self.fleet
             if process.serves
         ]
-        self.world.run(self.world.now + _TIDY, enough=lambda: all(reader.done() for reader in readers))
+        if not self.world.run(self.world.now + _TIDY, enough=lambda: all(reader.done() for reader in readers)):
+            self.faults.append("not everything could be read again")
+        self.faults += [repr(error) for one in readers if one.done() and (error := one.exception()) is not None]
 
     def runs(self) -> Sequence[Run]:
         """All of them, as they are stored."""
@@ -247,7 +249,9 @@ class History:
         return not self._unfinished()
 
     def _tidy(self) -> bool:
-        return not any(one.parts is None for one in self.fleet if one.alive) and not self.leftovers()
+        # The next one to start, to come back or to be killed would disturb whoever looks.
+        calm = not any(one.stopped or one.link.cut or one.draining for one in self.fleet if one.alive)
+        return calm and not self.leftovers()
 
     def leftovers(self) -> list[str]:
         """I7: what should not be there when nothing happens any more."""
@@ -258,9 +262,7 @@ class History:
                 "SELECT thread_id, active_run, pending FROM threads WHERE active_run IS NOT NULL OR pending != 0"
             )
         ]
-        found += [
-            f"period {row}" for row in self.server.rows("SELECT * FROM budget_periods WHERE reserved_nanos != 0")
-        ]
+        found += [f"period {row}" for row in self.server.rows("SELECT * FROM budget_periods WHERE reserved_nanos != 0")]
         for process in self.fleet:
             if process.alive and not process.draining:
                 found += _left_in(process)

@@ -175,8 +175,7 @@ def _transcripts(history: History) -> Iterator[str]:
 
 
 def _shown(follower: Follower, stored: dict[EventId, Event], last: int) -> Iterator[str]:
-    ids = [event.id for event in follower.shown]
-    for before, after in pairwise(ids):
+    for before, after in pairwise(event.id for event in follower.shown):
         if after <= before:
             yield f"{after} was shown after {before}"
         elif after.attempt == before.attempt and after.n != before.n + 1:
@@ -184,14 +183,11 @@ def _shown(follower: Follower, stored: dict[EventId, Event], last: int) -> Itera
     valid = {event.body.last_valid for event in stored.values() if isinstance(event.body, AttemptStarted)}
     for event in follower.shown:
         kept = stored.get(event.id)
-        if isinstance(event.body, RunEnded):
-            if kept is not None:
-                yield f"{event.id} is the end, and something else is stored"
-        elif kept is None:
-            if event.id.attempt == last or str(event.id) in valid:
-                yield f"{event.id} was shown and is not stored"
-        elif kept != event:
+        if kept is not None and kept != event:
             yield f"{event.id} was shown as {event.body} and is stored as {kept.body}"
+        of_the_last = event.id.attempt == last and not isinstance(event.body, RunEnded)
+        if kept is None and (of_the_last or str(event.id) in valid):
+            yield f"{event.id} was shown and is not stored"
 
 
 def _words(history: History) -> Iterator[str]:
@@ -212,7 +208,8 @@ def _inner(error: BaseException) -> BaseException:
 def _stored(history: History) -> Iterator[tuple[Run, Sequence[Event]]]:
     for run in history.runs():
         rows = history.server.connection.execute(
-            "SELECT events.attempt, n, type, body FROM events JOIN runs ON seq = run_seq WHERE run_id = ? ORDER BY 1, 2",
+            "SELECT events.attempt, n, type, body FROM events JOIN runs ON seq = run_seq WHERE run_id = ? "
+            "ORDER BY 1, 2",
             (run.run_id,),
         )
         yield run, [event_from(run.ord, one) for one in rows]

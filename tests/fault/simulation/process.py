@@ -4,7 +4,8 @@ It can be killed (nothing of it moves ever again), stopped and continued, cut of
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -111,9 +112,7 @@ class SteppedKeeper(LeaseKeeper):
     """Renews by the process's own loop in place of a thread, which stops and dies with the process just so."""
 
     def __init__(self, link: Link, worker: str, terms: LeaseTerms, telemetry: Witness) -> None:
-        super().__init__(
-            _NoStore(), worker, terms, beats=lambda: 0, telemetry=telemetry, monotonic=link.loop.time
-        )
+        super().__init__(_NoStore(), worker, terms, beats=lambda: 0, telemetry=telemetry, monotonic=link.loop.time)
         self._link = link
 
     @property
@@ -294,9 +293,7 @@ class Process:
             limits = WorkerLimits(slots=self._slots, queue_size=1_000, drain_timeout=timedelta(seconds=4))
             worker = Worker(around, limits, Fleet(keeper, self._crier, chance=self.world.chance.random))
             await reap_orphans(around)
-            async with worker.under_way(), _beside(
-                clock.keep(), sweep_reservations(around.ledger, clock, witness)
-            ):
+            async with worker.under_way(), _beside(clock.keep(), sweep_reservations(around.ledger, clock, witness)):
                 self.parts = Parts(worker=worker, around=around, store=store, log=log, keeper=keeper)
                 self.baseline = len(asyncio.all_tasks()) + 1  # the keeper's renewals begin after this
                 await self._leaving.wait()
@@ -305,20 +302,15 @@ class Process:
         link.closed = True
 
 
-class _beside:  # noqa: N801 -- as a function in ``bootstrap``
-    def __init__(self, *chores: Coroutine[Any, Any, None]) -> None:
-        self._chores = chores
-        self._group = asyncio.TaskGroup()
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> None:
-        await self._group.__aenter__()
-        self._tasks = [self._group.create_task(chore) for chore in self._chores]
-
-    async def __aexit__(self, *error: Any) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await self._group.__aexit__(*error)
+@asynccontextmanager
+async def _beside(*chores: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(chore) for chore in chores]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def _end_tasks(loop: Loop) -> None:

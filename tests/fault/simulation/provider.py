@@ -6,9 +6,11 @@ who does not hold the run by its row writes none.
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
+from typing import Literal, TypeAlias
 
 from roadworthy.domain.errors import LeaseLost, ProviderUnavailable
 from roadworthy.domain.event import ContentDelta
@@ -17,10 +19,25 @@ from roadworthy.domain.run import Run
 from roadworthy.domain.thread import Message
 from roadworthy.domain.usage import ModelCall, Tokens
 from roadworthy.ports.runtime import Completed, Progress
-from roadworthy.runtimes.scripted import Await, Begun, Fail, Script, ScriptedRuntime, Step
+from roadworthy.runtimes.scripted import Begun, Fail, Gate, Script, ScriptedRuntime, Step
 from roadworthy.storage import ledger_statements as sql
 from tests.fault.simulation.database import START, Link
 from tests.fault.simulation.world import World
+
+Deed: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class _Deed(asyncio.Event):
+    """A gate that is passed when something is done."""
+
+    def __init__(self, what: Deed) -> None:
+        super().__init__()
+        self._what = what
+
+    async def wait(self) -> Literal[True]:
+        """Do it."""
+        await self._what()
+        return True
 
 
 @dataclass(slots=True)
@@ -63,15 +80,26 @@ class Agents(ScriptedRuntime):
         self._process = process
         self._link = link
         self._provider = provider
+        self._deeds: dict[str, Deed] = {}
+        self._names = count()
         if beside is not None:
             self._threads = beside._threads
             self._ids = beside._ids
+
+    def gate(self, name: str) -> asyncio.Event:
+        """As in ``ScriptedRuntime``; who waits for it does what ``_do`` was told."""
+        return _Deed(self._deeds.pop(name))
 
     def keep(self, run: Run, messages: Sequence[Message]) -> None:
         """As in ``ScriptedRuntime``, if the attempt holds its run."""
         if self._link.server.read(lambda tx: tx.one(sql.LIVE_ATTEMPT, run_id=run.run_id, attempt=run.attempt)) is None:
             raise LeaseLost("another attempt has the run")
         super().keep(run, messages)
+
+    def _do(self, what: Deed) -> Gate:
+        gate = Gate(name=f"{next(self._names)}")
+        self._deeds[gate.name] = what
+        return gate
 
     def _script_of(self, run: Run) -> Script:
         chance = random.Random(f"{run.run_id}")
@@ -81,7 +109,7 @@ class Agents(ScriptedRuntime):
             steps += self._turn(run, turn, chance)
             # The last step may not be saved before the end: then it is done again by who takes over.
             if turn < turns - 1 or chance.random() < 0.5:
-                steps += [Await(what=partial(self._save, run)), Progress()]
+                steps += [self._do(partial(self._save, run)), Progress()]
         fails = chance.random() < 0.1
         done = Completed(response="done", output=None, structured_response=None)
         return (*steps, Fail(error=ProviderUnavailable("overloaded"))) if fails else (*steps, done)
@@ -105,20 +133,18 @@ class Agents(ScriptedRuntime):
         texts = [f"{name}/{n} " for n in range(chance.randint(1, 8))]
         said: list[Step] = []
         for text in texts:
-            said += [Await(what=partial(self._work, run, more)), ContentDelta(message_id=name, text=text)]
+            said += [self._do(partial(self._work, run, more)), ContentDelta(message_id=name, text=text)]
         return (
             Begun(call=call),
-            Await(what=partial(self._ask, run, call)),
-            Await(what=partial(asyncio.sleep, first)),
+            self._do(partial(self._ask, run, call)),
+            self._do(partial(asyncio.sleep, first)),
             *said,
             call,
         )
 
     async def _ask(self, run: Run, call: ModelCall) -> None:
         assert call.call_id not in self._provider.asked, "a call was made twice"
-        self._provider.asked[call.call_id] = Asked(
-            call.call_id, run.run_id, run.attempt, self._process, call.tokens
-        )
+        self._provider.asked[call.call_id] = Asked(call.call_id, run.run_id, run.attempt, self._process, call.tokens)
         await self._work(run, 0)
         if self._provider.down:
             await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""Random histories of three processes on one database, each judged; and the same with a rule broken, which must be seen.
+"""Random histories of three processes on one database, each judged; and with a rule broken, which must be seen.
 
 A history follows from its seed alone. One that is judged badly prints what has happened, and how to see it again::
 

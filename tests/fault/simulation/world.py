@@ -8,7 +8,7 @@ import asyncio
 import heapq
 import itertools
 import random
-from asyncio.events import _set_running_loop  # pyright: ignore[reportPrivateUsage] -- one turn at a time
+from asyncio.events import _set_running_loop
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Protocol, TypeVar
@@ -60,9 +60,7 @@ class _Task(asyncio.Task[Any]):
         return self is other
 
 
-def _task(
-    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], *, context: Context | None = None
-) -> "asyncio.Task[Any]":
+def _task(loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None) -> "asyncio.Task[Any]":
     return _Task(coro, loop=loop, context=context)
 
 
@@ -97,13 +95,13 @@ class Loop(asyncio.BaseEventLoop):
 
     def due(self) -> bool:
         """Whether there is something to do now."""
-        return bool(self._ready) or (when := self.upcoming()) is not None and when <= self.time()
+        return bool(self._ready) or ((when := self.upcoming()) is not None and when <= self.time())
 
     def upcoming(self) -> float | None:
         """When the next timer rings."""
         while self._scheduled and self._scheduled[0].cancelled():
             handle = heapq.heappop(self._scheduled)
-            handle._scheduled = False  # pyright: ignore[reportAttributeAccessIssue] -- as the loop itself does it
+            handle._scheduled = False
             self._timer_cancelled_count -= 1
         return self._scheduled[0].when() if self._scheduled else None
 
