@@ -100,6 +100,7 @@ class Gated:
     inner: Database
     behind: bool = False
     error: Exception | None = None
+    in_order: bool = False
 
     def __post_init__(self) -> None:
         self.reached = asyncio.Event()

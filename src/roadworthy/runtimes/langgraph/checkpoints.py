@@ -44,7 +44,7 @@ from roadworthy.runtimes.langgraph.checkpoint_sharing import (
 )
 from roadworthy.runtimes.langgraph.current import current_attempt
 from roadworthy.runtimes.langgraph.failures import storage_errors
-from roadworthy.runtimes.langgraph.journal_rows import create_journal, forget_passed, forget_run, forget_thread
+from roadworthy.runtimes.langgraph.journal_rows import create_journal, forget_run, forget_thread
 from roadworthy.runtimes.langgraph.savers import FencedSaver, configurable, ids_by_namespace, questions, watched
 from roadworthy.runtimes.langgraph.sqlite import Connection, SqliteRowDatabase, open_file
 from roadworthy.runtimes.langgraph.sqlite_rows import BYTES, SqliteRows, finished
@@ -128,9 +128,8 @@ class FencedSqliteSaver(FencedSaver, AsyncSqliteSaver):
 
         def put(connection: sqlite3.Connection, encoded: Sequence[Encoded]) -> None:
             rows.put(connection, place, parent, encoded[0], described)
-            finished(forget_passed(SqliteRows(connection), *place))
 
-        with watched(current_attempt.get()):
+        with watched(current_attempt.get(), *place):
             await self._write(thread, encode, put)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
