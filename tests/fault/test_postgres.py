@@ -59,7 +59,9 @@ async def test_while_the_database_is_away_new_runs_are_refused_until_it_is_back(
     rig: Rig, postgres: PostgresServer, env: dict[str, str]
 ) -> None:
     server = await rig.serve(env=env)
-    rig.provider.script(rules=(Rule(when="held", turns=(Turn(text="one two three", hold=Hold(at=2)),)),))
+    # Two turns: the outage may be longer than a lease, and then the run's next attempt asks anew.
+    turns = (Turn(text="one two three", hold=Hold(at=2)), Turn(text="one two three"))
+    rig.provider.script(rules=(Rule(when="held", turns=turns),))
     async with server.client() as client:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(client.post("/agent/invoke", json={"message": "held", "thread_id": "held"}))
@@ -67,7 +69,10 @@ async def test_while_the_database_is_away_new_runs_are_refused_until_it_is_back(
             stop(postgres)
             rig.provider.release()
             await rig.not_ready(client)
-            assert [one["name"] for one in (await client.get("/readyz")).json()["problems"]] == ["database"]
+            assert [one["name"] for one in (await client.get("/readyz")).json()["problems"]] == [
+                "database",
+                "checkpoints",
+            ]
             assert (await client.get("/livez")).status_code == 200
             refused = await asyncio.gather(
                 *(client.post("/agent/invoke", json={"message": f"say: {number}"}) for number in range(10)),
@@ -97,8 +102,6 @@ async def test_a_killed_servers_run_goes_on_at_the_next_start_and_its_stream_wit
                 if frame["type"] == "tool_call":
                     break
             await rig.effect("slow_note", phase="begin")
-            # The call's charge is on its way beside the tool.
-            await rig.until(lambda: bool(server.rows("SELECT 1 FROM model_calls")))
             await server.kill()
         rig.open_gate("a")
         await server.start()

@@ -26,6 +26,7 @@ class CountingDatabase:
 
     inner: Database
     changes: list[int] = field(default_factory=list[int])
+    in_order: bool = True
 
     async def write(self, unit: Unit[T]) -> T:
         """See the protocol."""

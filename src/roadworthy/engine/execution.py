@@ -166,6 +166,8 @@ class Attempt:
                     execution.fence()
                     final = await self._conclude(verdict, execution, writer, meter)
                     on_ended(final, self._failure)
+                    if final is not None:
+                        await execution.billed()
                     await execution.settled()
 
     async def _open(self, spending: AttemptSpending, meter: Meter) -> EventWriter:
@@ -355,9 +357,7 @@ class Attempt:
             structured_response=outcome.structured_response if isinstance(outcome, Completed) else None,
         )
 
-        # The ledger's write is ahead in the line when the run's end is asked for: one commit carries both.
-        meter.start()
-        await meter.asked()
+        await self._insist(meter.ahead)
         final = await self._insist(lambda: self._around.queue.finish(self.lease, status, result, events=events))
         if final is None:
             self._note_loss()

@@ -1,7 +1,7 @@
 """Prices model calls and writes them to the ledger, without holding up the graph that made them.
 
-``engine/execution.py`` records calls as they end, has every write asked for before the run's end is, and flushes before
-it tells anybody of that end, so that a final run's calls are all on record. What they cost and which budgets they count
+``engine/execution.py`` records calls as they end, has every write ahead of the run's end, and flushes before it tells
+anybody of that end, so that a final run's calls are all on record. What they cost and which budgets they count
 towards says ``engine/spending.py``.
 """
 
@@ -65,8 +65,18 @@ class Meter:
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
 
-    async def asked(self) -> None:
-        """Until the ledger was asked for every write that has begun: what it is asked now stands in line behind."""
+    async def ahead(self) -> None:
+        """Until nothing that the database is asked for from now on can be stored before the calls that are recorded.
+
+        Where it keeps the order the writes need only stand in its line: one commit may carry them with what follows.
+
+        Raises:
+            StorageUnavailable: the ledger cannot be written now; call again.
+        """
+        if not self._ledger.in_order:
+            await self.flush()
+            return
+        self.start()
         await asyncio.sleep(0)
         while self._preparing:
             await self._prepared.wait()
@@ -103,7 +113,7 @@ class Meter:
         try:
             with self._preparation():
                 charges = await self._spending.charges(calls)
-            # Nothing may be waited for between this and the ledger's line. See ``asked``.
+            # Nothing may be waited for between this and the ledger's line. See ``ahead``.
             crossed = await self._ledger.append(self._run, calls, charges)
         except BaseException:  # cancelled too: whatever kept the calls from the ledger, they are still to be written
             self._pending[:0] = calls

@@ -15,15 +15,8 @@ class EventWriter(Protocol):
         ...
 
     def take_unflushed(self) -> Sequence[Event]:
-        """Events that are not durable yet, to be stored with the run's end. They will not be flushed again."""
-        ...
-
-    async def store(self) -> None:
-        """Make durable what was shown, before the run is given back: the next attempt, maybe another process's, keeps
-        only that.
-
-        Raises:
-            StorageUnavailable: it cannot be done now.
+        """Events that are not durable yet, to be stored with what ends the attempt: the run's end, or its release, of
+        which the next attempt keeps only what is stored. They will not be flushed again.
         """
         ...
 

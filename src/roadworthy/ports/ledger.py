@@ -54,6 +54,11 @@ class UsageRow:
 class Ledger(Protocol):
     """See the module."""
 
+    @property
+    def in_order(self) -> bool:
+        """Whether what this process asks of the database after an ``append`` is never stored before it."""
+        ...
+
     async def reserve(
         self, run: Run, reservation: Reservation, periods: Sequence[BudgetPeriod]
     ) -> Held | Occupied | Exhausted:

@@ -176,6 +176,12 @@ class Execution(Protocol):
         """
         ...
 
+    async def billed(self) -> None:
+        """The run has ended for good, and each of its calls is on record: what was kept for whoever would have had to
+        bill them may go.
+        """
+        ...
+
     async def settled(self) -> None:
         """Wait until the work has really ended: threads in which sync nodes and tools of this attempt run included."""
         ...
@@ -244,8 +250,8 @@ class AgentRuntime(Protocol):
         ...
 
     async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
-        """Complete model calls of earlier attempts of ``run`` that the next one will not make again, as far as they are
-        kept for it: their worker may have died before it told anybody of them.
+        """Complete model calls of earlier attempts of ``run``, as far as they are kept: their worker may have died
+        before it told anybody of them. Until ``Execution.billed`` no call goes whose answer was stored.
         """
         ...
 

@@ -295,6 +295,10 @@ class ScriptedExecution:
         """Calls that have begun and not ended."""
         return tuple(self._open.values())
 
+    async def billed(self) -> None:
+        """See ``ports.runtime.Execution.billed``."""
+        self._runtime.answered.pop(self.run.run_id, None)
+
     async def settled(self) -> None:
         """Until every gate of a Stuck is open."""
         for gate in self._stuck:

@@ -1,5 +1,6 @@
 """Whether the process can serve: what is wrong, by name. Behind ``/readyz`` and ``doctor``."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,11 +40,10 @@ class Readiness:
         if self.draining:
             return [Problem(name="draining", detail="the server is shutting down")]
         found = [Problem(name="slots", detail="every slot is held by threads of ended runs")] * self._dispatcher.stuck()
-        for name, probe in self._probes.items():
-            detail = await probe()
-            if detail is not None:
-                found.append(Problem(name=name, detail=detail))
-        return found
+        # At once: each may take its time to find that nobody answers.
+        details = await asyncio.gather(*(probe() for probe in self._probes.values()))
+        named = zip(self._probes, details, strict=True)
+        return [*found, *(Problem(name=name, detail=detail) for name, detail in named if detail is not None)]
 
     def degraded(self) -> Sequence[Problem]:
         """What is wrong outside of this process: a model provider's trouble does not make the server unready."""

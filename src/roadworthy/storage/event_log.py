@@ -58,10 +58,6 @@ class SqlEventWriter:
         log.handed = True
         return events
 
-    async def store(self) -> None:
-        """See the port."""
-        await self._flusher.flush(self._log)
-
     def close(self, ended: Run | None) -> None:
         """See the port."""
         self._owner.closed(self._log, self._run, ended)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import pytest
 from langgraph.graph.state import CompiledStateGraph
 
-from roadworthy.domain.errors import RoadworthyError, StorageUnavailable
+from roadworthy.domain.errors import LeaseLost, RoadworthyError, StorageUnavailable, Unavailable
 from roadworthy.domain.event import ContentDelta, ContentRetracted, InterruptRaised
 from roadworthy.domain.ids import AgentName, RunId, TenantId, ThreadId, UserId
 from roadworthy.domain.json import JsonObject, JsonValue
@@ -173,6 +173,11 @@ async def play(
                     on_event(execution, event)
         except RoadworthyError as raised:
             error = raised
+        if isinstance(outcome, Completed | Paused) or (
+            error is not None and not isinstance(error, (Unavailable, LeaseLost))
+        ):
+            # As the engine does at a run's end.
+            await execution.billed()
         await execution.settled()
         return Played(events=events, outcome=outcome, error=error, open_calls=execution.open_calls())
 

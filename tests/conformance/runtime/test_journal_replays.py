@@ -11,16 +11,16 @@ from langchain_anthropic import ChatAnthropic
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from langgraph.graph import MessagesState
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import interrupt
 from pydantic import BaseModel, SecretStr
 
-from roadworthy.domain.errors import AgentFailed
+from roadworthy.domain.errors import AgentFailed, StorageUnavailable
 from roadworthy.domain.event import ContentDelta
 from roadworthy.domain.run import InputKind
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.runtime import Caps, ModelReplayed
-from tests.conformance.runtime.playing import AGENT, CAPS, Bench, a_run, marked, play, retried
+from tests.conformance.runtime.playing import AGENT, CAPS, Bench, a_run, marked, play, prepared, retried
 from tests.conformance.runtime.replaying import (
     NumberedModel,
     dies_after,
@@ -130,6 +130,68 @@ async def test_what_a_dead_attempt_was_answered_can_be_billed_before_anybody_ask
         assert await runtime.answered_calls(other) == []
         await play(runtime, retried(run))
         assert await runtime.answered_calls(run) == []
+
+
+async def test_a_call_can_be_billed_until_it_is_also_when_its_answer_serves_nobody_any_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, runs = numbered(), list[Any]()
+
+    async def ask(state: MessagesState) -> Any:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    async def die(state: MessagesState) -> Any:
+        if not runs:
+            runs.append(1)
+            raise StorageUnavailable("crashed")
+        return {"messages": []}
+
+    graph = StateGraph(MessagesState).add_sequence([ask, die]).add_edge(START, "ask").compile()
+    async with bench.serve(graph) as runtime:
+        run = a_run(runtime.message_input(AGENT, "Go."))
+        first = await play(runtime, run)
+        bought = first.of(ModelCall)
+        assert (len(bought), len(kept(first))) == (1, 1)
+        assert await runtime.answered_calls(run) == bought
+        second = await play(runtime, retried(run))
+        # The checkpoint behind the call had been stored: nothing was left to give back.
+        assert (second.completed.response, second.of(ModelCall), replayed(second)) == ("#1 said", [], [])
+        assert (await runtime.answered_calls(run), await rows_in(runtime)) == ([], 0)
+
+
+async def test_the_answers_of_an_agent_that_failed_are_not_given_back_but_billed(bench: Bench) -> None:
+    model = numbered()
+
+    async def ask(state: MessagesState) -> Any:
+        answer = await model.ainvoke(state["messages"])
+        if answer.text.startswith("#1 "):
+            raise ValueError("not this one")
+        return {"messages": [answer]}
+
+    async with bench.serve(graph_of(ask)) as runtime:
+        run = a_run(runtime.message_input(AGENT, "Go."))
+        async with prepared(runtime, run) as execution:
+            with pytest.raises(AgentFailed):
+                _ = [event async for event in execution.events()]
+            # The engine's process may die here.
+            assert [call.outcome for call in await runtime.answered_calls(run)] == ["complete"]
+        second = await play(runtime, retried(run))
+        assert (second.completed.response, replayed(second)) == ("#2 said", [])
+        assert await rows_in(runtime) == 0
+
+
+async def test_what_a_later_run_of_the_thread_was_answered_is_not_let_go_with_an_earlier_one(bench: Bench) -> None:
+    model = numbered()
+    async with bench.serve(remembering(model, [])) as runtime:
+        one, two = (a_run(runtime.message_input(AGENT, "Go."), number=number) for number in (1, 2))
+        async with prepared(runtime, one) as first:
+            _ = [event async for event in first.events()]
+            async with prepared(runtime, two) as second:
+                _ = [event async for event in second.events()]
+                await first.billed()
+                assert (await runtime.answered_calls(one), len(await runtime.answered_calls(two))) == ([], 1)
+                await second.billed()
+        assert await rows_in(runtime) == 0
 
 
 async def test_an_agent_with_parallel_tools_buys_each_answer_once_wherever_it_dies(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +15,9 @@ from roadworthy.storage.event_rows import event_rows
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.run_log import MAX_EVENTS
 from roadworthy.storage.threads import SqlThreadStore
-from roadworthy.storage.transaction import Database, Param, T, Unit
+from roadworthy.storage.transaction import Database, Param
 from tests.conformance.storage.factories import BOB, delta, everything, ids, lease_of, until
-from tests.conformance.storage.log_steps import DONE, NEVER, NOW, finish, lost_and_claimed, started
+from tests.conformance.storage.log_steps import DONE, NEVER, NOW, Gated, finish, lost_and_claimed, started
 from tests.conformance.storage.replicas import LOG_KINDS, Logs
 from tests.conformance.storage.test_stores import ref
 
@@ -91,42 +91,6 @@ async def stored(logs: Logs, run: Run, *, count: int) -> Sequence[Event]:
         while len(events := await logs().read(run)) < count:  # noqa: ASYNC110 -- as in ``until``
             await asyncio.sleep(0)
     return events
-
-
-@dataclass
-class Gated:
-    """A database whose writes wait at a gate, before or behind the real one, and may then fail."""
-
-    inner: Database
-    behind: bool = False
-    error: Exception | None = None
-
-    def __post_init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.open = asyncio.Event()
-        self.done = asyncio.Event()
-
-    async def write(self, unit: Unit[T]) -> T:
-        if self.error is not None:
-            await self._wait()
-            raise self.error
-        if not self.behind:
-            await self._wait()
-        value = await self.inner.write(unit)
-        if self.behind:
-            await self._wait()
-        self.done.set()
-        return value
-
-    async def read(self, unit: Unit[T], *, scan: bool = False) -> T:
-        return await self.inner.read(unit, scan=scan)
-
-    async def close(self) -> None:
-        return None
-
-    async def _wait(self) -> None:
-        self.reached.set()
-        await self.open.wait()
 
 
 @pytest.mark.parametrize("order", ["flush before end", "end before flush", "flush fails"])

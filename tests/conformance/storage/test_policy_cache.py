@@ -28,6 +28,7 @@ class Watched:
     reads: list[str] = field(default_factory=list[str])
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
+    in_order: bool = True
 
     async def read(self, unit: Callable[[Transaction], T], *, scan: bool = False) -> T:
         self.reads.append("apart" if scan else "here")

@@ -12,7 +12,7 @@ from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.redis_events import Retention
 from roadworthy.storage.transaction import Database
 from tests.conformance.storage.factories import delta, everything, ids, lease_of, new_run
-from tests.conformance.storage.log_steps import NEVER, finish, lost_and_claimed, started
+from tests.conformance.storage.log_steps import NEVER, NOW, Gated, finish, lost_and_claimed, started
 from tests.conformance.storage.replicas import Reader, RedisLog, numbers, say
 from tests.support.valkey import ValkeyServer
 
@@ -116,8 +116,7 @@ async def test_a_run_that_moves_between_replicas_is_one_history_for_everybody(
             readers = [Reader(group, log, run) for log in (here, there, third)]
             writer = await here.open(run)
             say(writer, *"ab")
-            await writer.store()
-            await queue.release(lease_of(run))
+            assert await queue.release(lease_of(run), events=writer.take_unflushed())
             writer.close(None)
             again = await queue.claim(run.run_id, worker="another")
             assert again is not None
@@ -135,26 +134,34 @@ async def test_what_a_dead_attempt_says_late_is_refused_everywhere(
     queue: SqlRunQueue, database: Database, valkey: ValkeyServer
 ) -> None:
     run = await started(queue)
+    gated = Gated(database)
     async with (
         asyncio.timeout(30),
-        RedisLog(database, valkey.url, linger=NEVER) as zombie,
+        RedisLog(gated, valkey.url, linger=NOW) as zombie,
         RedisLog(database, valkey.url) as heir,
         RedisLog(database, valkey.url) as third,
     ):
         async with asyncio.TaskGroup() as group:
             early = Reader(group, third, run)
             dead = await zombie.open(run)
-            await dead.store()
+            gated.open.set()
+            await gated.done.wait()
+            gated.open.clear()
+            gated.done.clear()
+            gated.reached.clear()
             say(dead, *"ab")
             await early.until(3)
+            await gated.reached.wait()
             again = await lost_and_claimed(queue, run)
             writer = await heir.open(again)
             say(writer, "x")
             await early.until(5)
             # The first one comes to itself: its flush and its next event.
-            await dead.store()
+            gated.open.set()
+            await gated.done.wait()
+            gated.done.clear()
             say(dead, "late")
-            await dead.store()
+            await gated.done.wait()
             while zombie.events.refused < 1:  # noqa: ASYNC110 -- what is waited for has no event of its own
                 await asyncio.sleep(0.005)
             dead.close(None)

@@ -8,7 +8,7 @@ import pytest
 from roadworthy.storage.queue import SqlRunQueue
 from roadworthy.storage.transaction import Database
 from tests.conformance.storage.factories import BOB, everything, ids, until
-from tests.conformance.storage.log_steps import NEVER, finish, started
+from tests.conformance.storage.log_steps import NEVER, NOW, Gated, finish, started
 from tests.conformance.storage.replicas import Reader, RedisLog, numbers, say
 from tests.support.fault_proxy import FaultProxy, certificate
 from tests.support.valkey import ValkeyServer, valkey_server
@@ -41,10 +41,11 @@ async def test_what_redis_has_lost_is_waited_for_and_not_left_out(
     queue: SqlRunQueue, database: Database, valkey: ValkeyServer
 ) -> None:
     run = await started(queue)
+    gated = Gated(database)
     async with (
         asyncio.timeout(30),
         FaultProxy(valkey.port) as proxy,
-        RedisLog(database, valkey.url, linger=NEVER) as here,
+        RedisLog(gated, valkey.url, linger=NOW) as here,
         RedisLog(database, valkey.url_at(proxy.port)) as there,
         asyncio.TaskGroup() as group,
     ):
@@ -64,7 +65,7 @@ async def test_what_redis_has_lost_is_waited_for_and_not_left_out(
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         assert len(reader.seen) < 7
-        await writer.store()
+        gated.open.set()
         await reader.until(7)
         await finish(queue, run, writer)
         assert ids(await reader.end()) == numbers(8)

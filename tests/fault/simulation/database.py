@@ -122,6 +122,8 @@ class Link:
     frozen: bool = False
     # The process is gone.
     closed: bool = False
+    # Of several servers' writes nobody knows the order.
+    in_order: bool = False
     # What happens as soon as a unit of this name is on its way.
     ambush: tuple[str, Callable[[], None]] | None = None
     _held: list[_Request] = field(default_factory=list[_Request])

@@ -298,7 +298,7 @@ async def test_who_waits_until_the_ledger_was_asked_waits_for_the_policies_too()
         meter = await a_meter(ledger, group, await a_spending(ledger, policies=policies))
         policies.let.clear()
         meter.record(call("a"))
-        asked = group.create_task(meter.asked())
+        asked = group.create_task(meter.ahead())
         for _ in range(5):
             await asyncio.sleep(0)
         assert (ledger.asked, asked.done()) == ([], False)
@@ -306,6 +306,21 @@ async def test_who_waits_until_the_ledger_was_asked_waits_for_the_policies_too()
         await asked
         assert ledger.asked == ["a"]
         ledger.let.set()
+
+
+async def test_where_the_database_keeps_no_order_the_calls_are_stored_before_anything_else_is_asked() -> None:
+    ledger = HeldLedger(held=True)
+    ledger.in_order = False
+    async with asyncio.TaskGroup() as group:
+        meter = await a_meter(ledger, group)
+        meter.record(call("a"))
+        ahead = group.create_task(meter.ahead())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert (ledger.asked, ledger.stored, ahead.done()) == (["a"], [], False)
+        ledger.let.set()
+        await ahead
+        assert ledger.stored == ["a"]
 
 
 async def test_a_call_that_is_owed_is_written_by_the_flush_without_the_group() -> None:

@@ -15,8 +15,6 @@ from roadworthy.runtimes.langgraph import checkpoint_rows as rows
 from roadworthy.runtimes.langgraph.checkpoint_chunks import KnownChunks
 from roadworthy.runtimes.langgraph.checkpoint_sharing import Encoded, encode_checkpoint, encode_write
 from roadworthy.runtimes.langgraph.current import current_attempt
-from roadworthy.runtimes.langgraph.journal_rows import forget_passed
-from roadworthy.runtimes.langgraph.sqlite_rows import SqliteRows, finished
 
 
 class ChangedElsewhere(Exception):
@@ -67,7 +65,7 @@ class Write(ABC):
 
 
 class CheckpointWrite(Write):
-    """One checkpoint. It makes what the journal keeps for earlier ones useless."""
+    """One checkpoint."""
 
     __slots__ = ("_checkpoint", "_metadata", "_parent", "_place")
 
@@ -83,7 +81,6 @@ class CheckpointWrite(Write):
 
     def _put(self, connection: sqlite3.Connection) -> None:
         rows.put(connection, self._place, self._parent, self.encoded[0], self._metadata)
-        finished(forget_passed(SqliteRows(connection), *self._place))
 
 
 class TaskWrites(Write):

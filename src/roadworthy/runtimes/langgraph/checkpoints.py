@@ -117,7 +117,7 @@ class FencedSqliteSaver(FencedSaver, AsyncSqliteSaver):
         if write.scope is None:
             await self._write(write)
         else:
-            with watched(write.scope):
+            with watched(write.scope, *place):
                 await self._write(write)
         return {"configurable": {"thread_id": place[0], "checkpoint_ns": place[1], "checkpoint_id": place[2]}}
 

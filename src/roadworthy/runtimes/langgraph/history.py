@@ -42,7 +42,10 @@ class ThreadHistory:
     def hand_over(self, latest: CheckpointTuple | None) -> None:
         """Spare LangGraph its own reading of the latest root checkpoint."""
         if (scope := current_attempt.get()) is not None:
-            scope.ahead = Ahead(thread=str(self.config.get("configurable", {})["thread_id"]), latest=latest)
+            thread = str(self.config.get("configurable", {})["thread_id"])
+            scope.ahead = Ahead(thread=thread, latest=latest)
+            if latest is not None:
+                scope.watch.is_at(thread, "", latest.checkpoint["id"])
 
     async def answers_before(self, run: Run, latest: CheckpointTuple | None) -> frozenset[str]:
         """The ids of the assistant messages that were there before the run's first step."""

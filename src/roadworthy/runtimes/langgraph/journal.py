@@ -24,7 +24,7 @@ from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.clock import Clock
 from roadworthy.runtimes.langgraph.current import AttemptScope
 from roadworthy.runtimes.langgraph.journal_place import Asked, Place, find_place
-from roadworthy.runtimes.langgraph.journal_rows import Row, forget_thread, keep_row, load_rows
+from roadworthy.runtimes.langgraph.journal_rows import Row, forget_billed, keep_row, load_rows, spend_thread
 from roadworthy.runtimes.langgraph.model_calls import OpenCall, Replay
 from roadworthy.runtimes.langgraph.rows import Rows
 from roadworthy.runtimes.langgraph.savers import FencedSaver
@@ -67,12 +67,21 @@ class AttemptJournal:
             self._left.setdefault(key, deque()).append(row)
             self._counts[key] = row.occurrence + 1
 
-    async def forget(self) -> None:
-        """Let go of everything: the next run of the thread asks anew."""
+    async def spend(self) -> None:
+        """Nothing is given back any more: the next run of the thread asks anew."""
         scope = self._scope
 
         with suppress(LeaseLost, StorageUnavailable):
-            await self._rows.transact(lambda rows: forget_thread(rows, scope.watch.thread), fence=scope)
+            await self._rows.transact(lambda rows: spend_thread(rows, scope.watch.thread), fence=scope)
+
+    async def billed(self) -> None:
+        """The run has ended, and its calls are on record: let go of what was kept for that. What fails is left to the
+        thread's next run.
+        """
+        watch, run_id = self._scope.watch, self._scope.run_id
+
+        with suppress(StorageUnavailable):
+            await self._rows.transact(lambda rows: forget_billed(rows, watch.thread, run_id, watch.root_id))
 
     @property
     def has_answers(self) -> bool:

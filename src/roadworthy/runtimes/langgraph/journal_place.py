@@ -46,10 +46,14 @@ class Asked:
 
 
 class CheckpointWatch:
-    """What an attempt's graphs do with their checkpoints. Belongs to the loop, but for ``saves`` and ``close``."""
+    """What an attempt's graphs do with their checkpoints. Belongs to the loop, but for ``saves`` and ``close``.
+
+    ``root_id``: the root's latest checkpoint, as far as the attempt has read or stored it.
+    """
 
     def __init__(self, thread: str) -> None:
         self.thread = thread
+        self.root_id = ""
         self.over = False
         self._namespaces = {""}
         self._stored = asyncio.Event()
@@ -63,6 +67,11 @@ class CheckpointWatch:
     def saves(self, thread: str, namespace: str) -> bool:
         """Whether the graph with this namespace keeps its checkpoints where we find them. From any thread."""
         return thread == self.thread and namespace in self._namespaces
+
+    def is_at(self, thread: str, namespace: str, checkpoint_id: str) -> None:
+        """A graph goes on from this checkpoint."""
+        if thread == self.thread and not namespace:
+            self.root_id = max(self.root_id, checkpoint_id)
 
     def stored(self, error: BaseException | None = None) -> None:
         """A checkpoint was stored; or will never be, nor any other of the attempt."""

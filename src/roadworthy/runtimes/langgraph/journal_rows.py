@@ -1,7 +1,8 @@
 """The journal's table, in the checkpointer's own database: one row for each model response that a crash must not lose.
 
-``journal`` stores and loads rows; ``checkpoints`` lets them go in the transaction that makes them useless. A row
-commits only behind the checkpoints that its call was made on: without them nobody would ever find it again.
+``journal`` stores and loads rows. One commits only behind the checkpoints that its call was made on: without them
+nobody would ever find it again. The next checkpoint of its graph makes it useless as an answer; until the run has ended
+it is kept as the bill of its call.
 """
 
 import json
@@ -28,13 +29,21 @@ _KEEP = (
     "root_id = excluded.root_id, graph_ns = excluded.graph_ns, graph_id = excluded.graph_id, "
     "run_id = excluded.run_id, call = excluded.call, type = excluded.type, value = excluded.value"
 )
-_LOAD = (
-    "SELECT namespace, hash, occurrence, run_id, call, type, value FROM journal WHERE thread_id = ? ORDER BY occurrence"
+# What a row was stored on is not the latest of its graph any more, or of the root.
+_PASSED = " OR ".join(
+    "EXISTS (SELECT 1 FROM checkpoints c WHERE c.thread_id = journal.thread_id "  # noqa: S608 -- constants
+    f"AND c.checkpoint_ns = {namespace} AND c.checkpoint_id > {checkpoint})"
+    for namespace, checkpoint in (("''", "journal.root_id"), ("journal.graph_ns", "journal.graph_id"))
 )
+# Without a type it is no answer any more. See ``spend_thread``.
+_LOAD = (
+    "SELECT namespace, hash, occurrence, run_id, call, type, value FROM journal "  # noqa: S608 -- constants
+    f"WHERE thread_id = ? AND type <> '' AND NOT ({_PASSED}) ORDER BY occurrence"
+)
+_SPEND = "UPDATE journal SET type = '', value = ? WHERE thread_id = ?"
+_FORGET_BILLED = "DELETE FROM journal WHERE thread_id = ? AND (root_id < ? OR (run_id = ? AND type = ''))"
 _CALLS = "SELECT call FROM journal WHERE thread_id = ? AND run_id = ? ORDER BY occurrence"
 _COUNT = "SELECT count(*) FROM checkpoints WHERE thread_id = ?"
-FORGET_ROOT = "DELETE FROM journal WHERE thread_id = ? AND root_id < ?"
-FORGET_GRAPH = "DELETE FROM journal WHERE thread_id = ? AND graph_ns = ? AND graph_id < ?"
 _CALL = tuple(field.name for field in fields(ModelCall))
 _TOKENS = tuple(field.name for field in fields(Tokens))
 
@@ -67,7 +76,7 @@ async def keep_row(rows: Rows, thread: str, place: Place, row: Row) -> bool:
 
 
 async def load_rows(rows: Rows, thread: str) -> Sequence[Row]:
-    """All rows of a thread, equal calls in their order."""
+    """A thread's answers that the step in flight may ask for again, equal calls in their order."""
     return [
         Row(namespace=namespace, hash=hash_, occurrence=n, run_id=run_id, call=_call_from(call), value=(kind, blob))
         for namespace, hash_, n, run_id, call, kind, blob in await rows.all(_LOAD, thread)
@@ -79,15 +88,17 @@ async def calls_of(rows: Rows, thread: str, run_id: str) -> Sequence[ModelCall]:
     return [_call_from(text) for (text,) in await rows.all(_CALLS, thread, run_id)]
 
 
-async def forget_passed(rows: Rows, thread: str, namespace: str, checkpoint_id: str) -> None:
-    """A graph of the thread has a new checkpoint: let go of what was stored on its earlier ones.
+async def spend_thread(rows: Rows, thread: str) -> None:
+    """Nothing of a thread is an answer any more; the calls are still to be billed."""
+    await rows.run(_SPEND, b"", thread)
 
-    The root's takes everything with it, subgraphs' rows too.
+
+async def forget_billed(rows: Rows, thread: str, run_id: str, root_id: str) -> None:
+    """A run has ended, and its calls are on record, as those of all runs before it: let go of what serves nobody.
+
+    ``root_id``: the latest root checkpoint that the run knows; a later run may stand on that one.
     """
-    if namespace:
-        await rows.run(FORGET_GRAPH, thread, namespace, checkpoint_id)
-    else:
-        await rows.run(FORGET_ROOT, thread, checkpoint_id)
+    await rows.run(_FORGET_BILLED, thread, root_id, run_id)
 
 
 async def forget_thread(rows: Rows, thread: str) -> None:

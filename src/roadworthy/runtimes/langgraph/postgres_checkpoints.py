@@ -99,7 +99,7 @@ class FencedPostgresSaver(FencedSaver, AsyncPostgresSaver):
         """
         where, scope = configurable(config), current_attempt.get()
         thread, namespace = str(where["thread_id"]), str(where["checkpoint_ns"])
-        with watched(scope):
+        with watched(scope, thread, namespace, checkpoint["id"]):
             values = {
                 "thread": thread,
                 "namespace": namespace,
@@ -108,7 +108,7 @@ class FencedPostgresSaver(FencedSaver, AsyncPostgresSaver):
                 "metadata": _json(get_serializable_checkpoint_metadata(config, metadata)),
                 **self._encoded(checkpoint, new_versions),
             }
-            await self.database.write(sql.PUT_SUBGRAPH if namespace else sql.PUT_ROOT, values, fence=scope)
+            await self.database.write(sql.PUT, values, fence=scope)
         return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(

@@ -6,17 +6,8 @@ one transaction. The others mark their parameters with ``?``.
 
 from typing import Final
 
-from roadworthy.runtimes.langgraph.journal_rows import FORGET_GRAPH, FORGET_ROOT
-
-
-def _named(statement: str, *names: str) -> str:
-    """A statement of the journal with named parameters, for a fenced WITH clause."""
-    for name in names:
-        statement = statement.replace("?", f"%({name})s", 1)
-    return f"{statement} AND EXISTS (SELECT FROM fence)"
-
-
-_PUT = (
+# A checkpoint with the blobs that are new in it.
+PUT: Final = (
     "blobs AS (INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob) "
     "SELECT %(thread)s, %(namespace)s, blob.* FROM fence, "
     "unnest(%(channels)s::text[], %(versions)s::text[], %(types)s::text[], %(values)s::bytea[]) AS blob "
@@ -25,12 +16,8 @@ _PUT = (
     "(thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata) "
     "SELECT %(thread)s, %(namespace)s, %(id)s, %(parent)s, %(checkpoint)s::jsonb, %(metadata)s::jsonb "
     "FROM fence ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id) DO UPDATE SET "
-    "checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata), "
-    "passed AS ({passed})"
+    "checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata)"
 )
-# A checkpoint with the blobs that are new in it. What the journal holds for an earlier one has served its turn.
-PUT_ROOT: Final = _PUT.format(passed=_named(FORGET_ROOT, "thread", "id"))
-PUT_SUBGRAPH: Final = _PUT.format(passed=_named(FORGET_GRAPH, "thread", "namespace", "id"))
 
 _PUT_WRITES = (
     "written AS (INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, "

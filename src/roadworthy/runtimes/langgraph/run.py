@@ -138,6 +138,10 @@ class GraphExecution:
         untold = [event for event in self._outbox.left() if isinstance(event, ModelCall)]
         return (*untold, *self._meter.open_calls())
 
+    async def billed(self) -> None:
+        """See ``ports.runtime.Execution.billed``."""
+        await self._journal.billed()
+
     async def settled(self) -> None:
         """See ``ports.runtime.Execution.settled``."""
         if self._task is not None and not self._task.done():
@@ -203,7 +207,7 @@ class GraphExecution:
             failure = self._stop.reason or classify(error, model_errors=self._meter.model_errors)
             if isinstance(failure, AgentFailed):
                 # An answer may be why: who goes on from here must not be given it again.
-                await self._journal.forget()
+                await self._journal.spend()
             return failure
 
     async def _outcome(self) -> Outcome:

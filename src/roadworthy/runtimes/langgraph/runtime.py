@@ -47,6 +47,7 @@ from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 _log = logging.getLogger(__name__)
 
 _CLOSE_PATIENCE = timedelta(seconds=5)
+_READY_PATIENCE = timedelta(seconds=2)
 # A quarter of the smallest executor that ``bootstrap`` makes.
 _WAITING_THREADS = 8
 
@@ -186,9 +187,12 @@ class LangGraphRuntime:
     async def ready(self) -> str | None:
         """None when checkpoints can be read and written; else what is wrong."""
         try:
-            await self.saver.check()
+            async with asyncio.timeout(_READY_PATIENCE.total_seconds()):
+                await self.saver.check()
         except StorageUnavailable as error:
             return error.message
+        except TimeoutError:
+            return f"the database of checkpoints did not answer within {_READY_PATIENCE.total_seconds():g} s"
         return None
 
     def _served(self, agent: AgentName) -> ServedGraph:

@@ -141,8 +141,8 @@ def ids_by_namespace(asked: Iterable[tuple[str, object]]) -> Mapping[str, frozen
 
 
 @contextmanager
-def watched(scope: AttemptScope | None) -> Generator[None]:
-    """Tell the attempt what became of a checkpoint."""
+def watched(scope: AttemptScope | None, *place: str) -> Generator[None]:
+    """Tell the attempt what became of a checkpoint. ``place``: its thread, namespace and id."""
     error: BaseException | None = None
     try:
         yield
@@ -151,6 +151,8 @@ def watched(scope: AttemptScope | None) -> Generator[None]:
         raise
     finally:
         if scope is not None:
+            if error is None:
+                scope.watch.is_at(*place)
             scope.watch.stored(error)
 
 
