@@ -72,6 +72,8 @@ def a_budget(
 class SilentLedger:
     """A Ledger on which nothing is ever spent. Tests override what they are about."""
 
+    in_line = True
+
     async def reserve(
         self, run: Run, reservation: Reservation, periods: Sequence[BudgetPeriod]
     ) -> Held | Occupied | Exhausted:

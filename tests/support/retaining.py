@@ -27,6 +27,11 @@ class CountingDatabase:
     inner: Database
     changes: list[int] = field(default_factory=list[int])
 
+    @property
+    def in_line(self) -> bool:
+        """See the protocol."""
+        return self.inner.in_line
+
     async def write(self, unit: Unit[T]) -> T:
         """See the protocol."""
 

@@ -1,7 +1,7 @@
 """What a client of the plain API saw: every frame of its streams, across reconnects."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,12 @@ class Transcript:
                 frame = json.loads(line[5:])
                 self.frames.append(frame)
                 yield frame
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of one of a thread's messages, whatever its form."""
+    content: str | list[dict[str, Any]] = message["content"]
+    return content if isinstance(content, str) else "".join(block.get("text", "") for block in content)
 
 
 def _position(event_id: str | None) -> tuple[int, ...]:

@@ -349,9 +349,10 @@ class Attempt:
             structured_response=outcome.structured_response if isinstance(outcome, Completed) else None,
         )
 
-        # The ledger's write is ahead in the line when the run's end is asked for: one commit carries both.
+        # Of a run whose end is stored nobody would look for the calls again. Where the ledger's write is ahead in the
+        # line when the end is asked for, one commit carries both.
         meter.start()
-        await meter.asked()
+        await (meter.asked() if self._around.ledger.in_line else self._insist(meter.flush))
         final = await self._insist(lambda: self._around.queue.finish(self.lease, status, result, events=events))
         if final is None:
             self._note_loss()

@@ -54,6 +54,11 @@ class UsageRow:
 class Ledger(Protocol):
     """See the module."""
 
+    @property
+    def in_line(self) -> bool:
+        """Whether what it is asked for is on disk before whatever a run queue on its database is asked for later."""
+        ...
+
     async def reserve(
         self, run: Run, reservation: Reservation, periods: Sequence[BudgetPeriod]
     ) -> Held | Occupied | Exhausted:

@@ -39,6 +39,11 @@ class SqlLedger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @property
+    def in_line(self) -> bool:
+        """See the port."""
+        return self._database.in_line
+
     async def reserve(
         self, run: Run, reservation: Reservation, periods: Sequence[BudgetPeriod]
     ) -> Held | Occupied | Exhausted:

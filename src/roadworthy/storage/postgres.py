@@ -32,6 +32,8 @@ class Sizes:
 class PostgresDatabase:
     """``transaction.Database`` on a server. Belongs to the event loop that made it; see ``open_postgres``."""
 
+    in_line = False
+
     def __init__(self, url: str, *, sizes: Sizes, timeouts: Timeouts, patience: timedelta) -> None:
         text = self._text = PostgresText()
         self._url = url

@@ -23,6 +23,8 @@ PATIENCE = timedelta(seconds=10)
 class SqliteDatabase:
     """``transaction.Database`` on one file. Belongs to the event loop that made it; see ``open_sqlite``."""
 
+    in_line = True
+
     def __init__(self, path: Path, *, patience: timedelta) -> None:
         text = SqliteText()
         self._here = SqliteTransaction(connect(path, read_only=True, patience=timedelta(0)), text)

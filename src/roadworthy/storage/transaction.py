@@ -86,6 +86,11 @@ Unit: TypeAlias = Callable[[Transaction], T]
 class Database(Protocol):
     """One database as repositories see it."""
 
+    @property
+    def in_line(self) -> bool:
+        """Whether units are committed in the order in which they were handed over."""
+        ...
+
     async def write(self, unit: Unit[T]) -> T:
         """Run a unit in a transaction and return its value once that is committed.
 

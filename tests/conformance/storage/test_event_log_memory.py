@@ -106,6 +106,10 @@ class Gated:
         self.open = asyncio.Event()
         self.done = asyncio.Event()
 
+    @property
+    def in_line(self) -> bool:
+        return self.inner.in_line
+
     async def write(self, unit: Unit[T]) -> T:
         if self.error is not None:
             await self._wait()

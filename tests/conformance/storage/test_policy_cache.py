@@ -29,6 +29,10 @@ class Watched:
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def in_line(self) -> bool:
+        return self.database.in_line
+
     async def read(self, unit: Callable[[Transaction], T], *, scan: bool = False) -> T:
         self.reads.append("apart" if scan else "here")
         if scan:
