@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.fleet import API, WORKER, Fleet
 from tests.support.provider.script import Fault, Hold, Rule, ToolUse, Turn
-from tests.support.transcript import Transcript, follow, text_of
+from tests.support.transcript import Transcript, follow, stream_into, text_of
 
 HELLO = {"message": "say: hello there", "thread_id": "t", "on_disconnect": "continue"}
 NOTING = {"message": 'tool: slow_note {"text": "a"}\nsay: done', "thread_id": "t", "on_disconnect": "continue"}
@@ -357,10 +357,3 @@ async def follow_at(fleet: Fleet, replica: int, transcript: Transcript, run_id: 
     """Read a run to its end at one replica."""
     async with fleet.client(replica) as client:
         await follow(client, transcript, run_id)
-
-
-async def stream_into(client: httpx.AsyncClient, body: Mapping[str, object], transcript: Transcript) -> None:
-    """Read a stream as far as it goes."""
-    async with client.stream("POST", "/agent/stream", json=dict(body)) as response:
-        async for _ in transcript.read(response):
-            pass

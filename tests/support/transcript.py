@@ -89,6 +89,13 @@ async def stream(client: httpx.AsyncClient, body: Frame, *, headers: dict[str, s
     return transcript
 
 
+async def stream_into(client: httpx.AsyncClient, body: Mapping[str, Any], transcript: Transcript) -> None:
+    """POST /agent/stream, and read as far as it goes."""
+    async with client.stream("POST", "/agent/stream", json=dict(body)) as response:
+        async for _ in transcript.read(response):
+            pass
+
+
 async def follow(client: httpx.AsyncClient, transcript: Transcript, run_id: str | None = None) -> Transcript:
     """Go on reading a run where the transcript stands, to its end."""
     headers = {"Last-Event-ID": transcript.last_id} if transcript.last_id else {}
