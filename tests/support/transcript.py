@@ -1,7 +1,7 @@
 """What a client of the plain API saw: every frame of its streams, across reconnects."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,12 @@ class Transcript:
                 yield frame
 
 
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of one of a thread's messages, whatever its form."""
+    content: str | list[dict[str, Any]] = message["content"]
+    return content if isinstance(content, str) else "".join(block.get("text", "") for block in content)
+
+
 def _position(event_id: str | None) -> tuple[int, ...]:
     return tuple(int(part) for part in event_id.split("-")) if event_id else (0,)
 
@@ -81,6 +87,13 @@ async def stream(client: httpx.AsyncClient, body: Frame, *, headers: dict[str, s
         async for _ in transcript.read(response):
             pass
     return transcript
+
+
+async def stream_into(client: httpx.AsyncClient, body: Mapping[str, Any], transcript: Transcript) -> None:
+    """POST /agent/stream, and read as far as it goes."""
+    async with client.stream("POST", "/agent/stream", json=dict(body)) as response:
+        async for _ in transcript.read(response):
+            pass
 
 
 async def follow(client: httpx.AsyncClient, transcript: Transcript, run_id: str | None = None) -> Transcript:
