@@ -1,13 +1,18 @@
 """A provider that is overloaded for ever is left alone, and used again as soon as it answers (catalogue 31)."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
+from functools import partial
+from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.invariants import check_invariants, log_records
 from tests.support.openai_provider import OpenAIProvider
-from tests.support.provider.script import Fault, Hold, Rule, Turn
+from tests.support.preloaded import Preloaded, PreloadedServer
+from tests.support.provider.process import ProviderProcess
+from tests.support.provider.script import Fault, Hold, Point, Rule, Turn
 from tests.support.rig import Rig
 from tests.support.server import ServerProcess
 from tests.support.transcript import stream
@@ -17,6 +22,18 @@ OVERLOADED = Turn(fault=Fault(kind="error", status=529))
 DOWN = Rule(when="", turns=(OVERLOADED,), pick="for_ever")
 # Longer than any test, and about as long as a few requests.
 LONG, SHORT = {"ROADWORTHY_CIRCUIT_SECONDS": "100"}, {"ROADWORTHY_CIRCUIT_SECONDS": "1"}
+
+
+@pytest.fixture(scope="module")
+def preloaded() -> Generator[Preloaded]:
+    with Preloaded() as one:
+        yield one
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, provider: ProviderProcess, preloaded: Preloaded) -> AsyncGenerator[Rig]:
+    async with Rig(tmp_path, provider, make_server=partial(PreloadedServer, preloaded)) as one:
+        yield one
 
 
 async def test_after_five_failures_runs_are_refused_at_once_and_the_provider_is_left_alone(rig: Rig) -> None:
@@ -54,7 +71,8 @@ async def test_the_first_answer_closes_it_and_the_threads_stay_usable(rig: Rig) 
         assert len(rig.provider.ledger) == FAILURES + 1
         threads = [f"t{number}" for number in range(FAILURES)]
         answers = await asyncio.gather(*(invoke(client, thread_id=thread) for thread in threads))
-        assert [answer.json()["response"] for answer in answers] == ["fine"] * FAILURES
+        # Questions that got no answer are still there: each says it once more.
+        assert [set(answer.json()["response"].split()) for answer in answers] == [{"fine"}] * FAILURES
         assert 'roadworthy_circuit_open{provider="anthropic"} 0.0' in (await client.get("/metrics")).text
     assert notes(server) == ["circuit_opened", "circuit_closed"]
     check_invariants(server, rig.provider.ledger)
@@ -66,53 +84,36 @@ async def test_only_one_call_probes_and_its_failure_opens_the_circuit_for_longer
     async with server.client() as client:
         await break_it(client)
         rig.provider.script(rules=(Rule(when="", turns=(Turn(fault=OVERLOADED.fault, hold=Hold()),)), DOWN))
-        asked = asyncio.ensure_future(until_asked(client))
-        await rig.provider.wait_for(lambda calls: any(call.held for call in calls))
-        meanwhile = await asyncio.gather(*(invoke(client) for _ in range(8)))
-        assert {answer.json()["code"] for answer in meanwhile} == {"circuit_open"}
-        assert len(rig.provider.ledger) == FAILURES + 1
-        rig.provider.release()
-        assert (await asked)["code"] == "provider_unavailable"
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(until_asked(client))
+            await rig.provider.wait_for(lambda calls: any(call.held for call in calls))
+            meanwhile = await asyncio.gather(*(invoke(client) for _ in range(8)))
+            assert {answer.json()["code"] for answer in meanwhile} == {"circuit_open"}
+            assert len(rig.provider.ledger) == FAILURES + 1
+            rig.provider.release()
+        assert asked.result()["code"] == "provider_unavailable"
         assert (await invoke(client)).json()["code"] == "circuit_open"
     opened = [record["seconds"] for record in log_records(server) if record["event"] == "circuit_opened"]
     assert opened == [1, 2]
     check_invariants(server, rig.provider.ledger)
 
 
-async def test_a_probe_that_is_cancelled_leaves_its_turn_to_the_next(rig: Rig) -> None:
+@pytest.mark.parametrize("at", ["first_byte", 1])
+async def test_a_probe_that_is_cancelled_leaves_its_turn_to_the_next(rig: Rig, at: Point) -> None:
     rig.provider.script(rules=(DOWN,))
     server = await rig.serve(env=SHORT)
     async with server.client() as client:
         await break_it(client)
-        for at in (None, 1):
-            rig.provider.script(
-                rules=(Rule(when="", turns=(Turn(text="one two", hold=Hold(at=at or "first_byte")),)),)
-            )
-            calls = len(rig.provider.ledger)
-            asked = asyncio.ensure_future(until_asked(client))
-            await rig.provider.wait_for(lambda held, calls=calls: any(call.held for call in held[calls:]))
+        rig.provider.script(rules=(Rule(when="", turns=(Turn(text="one two", hold=Hold(at=at)),)),))
+        async with asyncio.TaskGroup() as group:
+            asked = group.create_task(until_asked(client))
+            await rig.provider.wait_for(lambda calls: any(call.held for call in calls))
             (running,) = server.rows("SELECT run_id FROM runs WHERE status = 'running'")
             await client.post(f"/agent/runs/{running['run_id']}/cancel")
-            assert (await asked)["code"] == "cancelled"
+        assert asked.result()["code"] == "cancelled"
         assert notes(server) == ["circuit_opened"]
         answer = await invoke(client)
     assert answer.json().get("response") == "fine", answer.text
-    check_invariants(server, rig.provider.ledger)
-
-
-async def test_a_probe_that_a_budget_refuses_leaves_its_turn_to_the_next(rig: Rig) -> None:
-    rig.provider.script(rules=(DOWN,))
-    server = await rig.serve(env=SHORT)
-    poor = await server.new_key("poor")
-    async with server.client() as client, server.client(poor) as poors:
-        await break_it(client)
-        rig.provider.script()
-        await rig.set_budget(client, 1, scope="user", subject="poor")
-        refused = await until_asked(poors)
-        assert refused["code"] == "budget_exceeded", refused
-        answer = await invoke(client)
-    assert answer.json().get("response") == "fine", answer.text
-    assert len(rig.provider.ledger) == FAILURES + 1
     check_invariants(server, rig.provider.ledger)
 
 
@@ -140,8 +141,7 @@ async def test_a_fallback_of_another_provider_takes_over_at_once(rig: Rig) -> No
                 assert len(other.requests) == number + 1
                 assert len(rig.provider.ledger) == FAILURES, "the first run met the failures, the others none"
         assert notes(server) == ["circuit_opened"]
-    check_invariants_of_runs = {row["status"] for row in server.rows("SELECT status FROM runs")}
-    assert check_invariants_of_runs == {"success"}
+    assert {row["status"] for row in server.rows("SELECT status FROM runs")} == {"success"}
 
 
 async def test_refusals_for_the_callers_own_reasons_open_nothing(rig: Rig) -> None:
@@ -170,9 +170,11 @@ async def invoke(client: httpx.AsyncClient, **more: str) -> httpx.Response:
 async def until_asked(client: httpx.AsyncClient) -> Mapping[str, object]:
     """The first answer that is none of the circuit's."""
     async with asyncio.timeout(30):
-        while (answer := (await invoke(client)).json()).get("code") == "circuit_open":
+        while True:
+            answer = (await invoke(client)).json()
+            if answer.get("code") != "circuit_open":
+                return answer
             await asyncio.sleep(0.02)
-    return answer
 
 
 def notes(server: ServerProcess) -> list[str]:

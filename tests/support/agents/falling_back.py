@@ -1,4 +1,4 @@
-"""The built-in assistant, which retries, with a model of another provider that takes over. Reads also OPENAI_BASE_URL."""
+"""The built-in assistant with a model of another provider that takes over. Reads OPENAI_BASE_URL too."""
 
 import os
 from datetime import timedelta
