@@ -86,7 +86,9 @@ class Project:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Container:
-    """Everything that is wired. ``first_key``: the admin key of a first start, to be shown once."""
+    """Everything that is wired. ``worker_name``: under which its runs are on record. ``first_key``: the admin key of a
+    first start, to be shown once.
+    """
 
     agents: Agents
     runs: Runs
@@ -102,6 +104,7 @@ class Container:
     audit: AuditTrail
     readiness: Readiness
     worker: Engine
+    worker_name: str
     runtime: AgentRuntime
     database: Database
     agent_names: Sequence[AgentName]
@@ -355,6 +358,7 @@ def _container(
         audit=AuditTrail(SqlAuditLog(database)),
         readiness=Readiness(worker, _probes(database, runtime), shared.outside),
         worker=worker,
+        worker_name=around.worker,
         runtime=runtime,
         database=database,
         agent_names=[agent.name for agent in runtime.agents()],

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.support.provider.ledger import LedgerEntry
 from tests.support.provider.prices import charged_nanos
-from tests.support.server import ServerProcess
+from tests.support.server import Inspected
 
 Row = Mapping[str, Any]
 
@@ -19,7 +19,7 @@ TOLERANCE = 0.2
 _SUBJECTS = {"run": "run_id", "key": "key_id", "user": "owner", "agent": "agent", "tenant": "tenant"}
 
 
-def check_bill(server: ServerProcess, ledger: Sequence[LedgerEntry], *, in_flight: int) -> None:
+def check_bill(server: Inspected, ledger: Sequence[LedgerEntry], *, in_flight: int) -> None:
     """Assert that what is on record is what the provider charges.
 
     Calls that ended well cost the same to the nano-USD; those that were cut off are flagged as estimates, and each is
@@ -40,7 +40,7 @@ def check_bill(server: ServerProcess, ledger: Sequence[LedgerEntry], *, in_fligh
     check_runs_are_charged(server, rows)
 
 
-def check_runs_are_charged(server: ServerProcess, rows: Sequence[Row]) -> None:
+def check_runs_are_charged(server: Inspected, rows: Sequence[Row]) -> None:
     """A run that has ended tells the sum of its calls on record."""
     sums: Counter[str] = Counter()
     for row in rows:
@@ -49,7 +49,7 @@ def check_runs_are_charged(server: ServerProcess, rows: Sequence[Row]) -> None:
         assert json.loads(run["result"])["usage"].get("cost_nanos", 0) == sums[run["run_id"]], run
 
 
-def check_budgets(server: ServerProcess) -> None:
+def check_budgets(server: Inspected) -> None:
     """Nothing is held, and what a budget of all times has spent is what the ledger says of its subject."""
     assert server.rows("SELECT * FROM reservations") == []
     periods = server.rows("SELECT * FROM budget_periods JOIN (SELECT budget_id, scope FROM budgets) USING (budget_id)")

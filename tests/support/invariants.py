@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.bill import check_bill, check_budgets
 from tests.support.provider.ledger import LedgerEntry
-from tests.support.server import ServerProcess
+from tests.support.server import Inspected
 from tests.support.transcript import Transcript
 
 FINAL = {"success", "error", "timeout", "cancelled", "interrupted"}
@@ -17,7 +17,7 @@ BILLED = {"complete", "cut", "reset", "garbage", "client_gone"}
 
 
 def check_invariants(
-    server: ServerProcess,
+    server: Inspected,
     ledger: Sequence[LedgerEntry],
     *,
     transcripts: Iterable[Transcript] = (),
@@ -34,7 +34,7 @@ def check_invariants(
         check_transcript(transcript)
 
 
-def check_one_end_for_each_run(server: ServerProcess) -> None:
+def check_one_end_for_each_run(server: Inspected) -> None:
     """I1: every accepted run has exactly one terminal state, and one record of it in the logs."""
     runs = {row["run_id"]: row["status"] for row in server.rows("SELECT run_id, status FROM runs")}
     assert set(runs.values()) <= FINAL, runs
@@ -43,7 +43,7 @@ def check_one_end_for_each_run(server: ServerProcess) -> None:
     assert not doubled, doubled
 
 
-def check_calls_are_on_record(server: ServerProcess, ledger: Sequence[LedgerEntry], *, in_flight: int) -> None:
+def check_calls_are_on_record(server: Inspected, ledger: Sequence[LedgerEntry], *, in_flight: int) -> None:
     """I2 and I3: what the provider would bill is what the ledger holds, less the calls in flight at a kill."""
     billed = [entry for entry in ledger if entry.outcome in BILLED]
     # A lost call is a guess of the server that follows: it may never have reached the provider.
@@ -59,7 +59,7 @@ def check_calls_are_on_record(server: ServerProcess, ledger: Sequence[LedgerEntr
     assert all(row["estimated"] for row in recorded if row["outcome"] in {"cut", "cancelled"}), recorded
 
 
-def check_events_are_gapless(server: ServerProcess) -> None:
+def check_events_are_gapless(server: Inspected) -> None:
     """I4: within an attempt, durable events are numbered from 1 without a gap."""
     rows = server.rows("SELECT run_seq, attempt, count(*) AS count, max(n) AS last FROM events GROUP BY 1, 2")
     gaps = [row for row in rows if row["count"] != row["last"]]
@@ -81,7 +81,7 @@ def check_transcript(transcript: Transcript) -> None:
             assert after[2] == before[2] + 1, (before, after)
 
 
-def log_records(server: ServerProcess) -> list[dict[str, Any]]:
+def log_records(server: Inspected) -> list[dict[str, Any]]:
     """The server's JSON log lines."""
     records: list[dict[str, Any]] = []
     for line in server.logs.splitlines():

@@ -36,8 +36,22 @@ _MODULES = (
     "roadworthy.telemetry.logs",
     "roadworthy.telemetry.run_log",
 )
+# And one of a fleet.
+_FLEET_MODULES = (
+    "langgraph.checkpoint.postgres.aio",
+    "langgraph.store.postgres.aio",
+    "roadworthy.runtimes.langgraph.postgres_checkpoints",
+    "roadworthy.runtimes.langgraph.postgres_store",
+    "roadworthy.storage.leases",
+    "roadworthy.storage.postgres",
+    "roadworthy.storage.postgres_circuits",
+    "roadworthy.storage.postgres_wakeups",
+    "roadworthy.storage.redis_events",
+    "roadworthy.storage.redis_rates",
+    "roadworthy.storage.redis_wakeups",
+)
 _POLL_SECONDS = 0.005
-_STOP_SECONDS = 10
+_STOP_SECONDS = 30
 
 
 class Preloaded:
@@ -113,8 +127,17 @@ class ForkedProcess:
 class PreloadedServer(ServerProcess):
     """`ServerProcess` without the time that imports take. Made with the process to fork from: `partial` it."""
 
-    def __init__(self, preloaded: Preloaded, folder: Path, *, target: str, env: Mapping[str, str]) -> None:
-        super().__init__(folder, target=target, env=env)
+    def __init__(
+        self,
+        preloaded: Preloaded,
+        folder: Path,
+        *,
+        target: str,
+        env: Mapping[str, str],
+        args: Sequence[str] = (),
+        command: str = "serve",
+    ) -> None:
+        super().__init__(folder, target=target, env=env, args=args, command=command)
         self._preloaded = preloaded
 
     async def _spawn(self, args: Sequence[str], log: Path) -> ForkedProcess:
@@ -159,6 +182,6 @@ def _serve(args: Sequence[str], env: Mapping[str, str], log: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    for _name in _MODULES:
+    for _name in (*_MODULES, *_FLEET_MODULES):
         import_module(_name)
     _obey()

@@ -1,4 +1,7 @@
-"""One server under test with its witnesses: the provider, the effect log and the gates of its tools."""
+"""One server under test with its witnesses: the provider, the effect log and the gates of its tools.
+
+``Witnesses`` is what does not depend on how many servers there are: ``fleet.py`` has several.
+"""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -16,57 +19,32 @@ NANOS = 1_000_000_000
 FINAL = {"success", "error", "timeout", "cancelled", "interrupted"}
 
 
-class Rig:
-    """`async with Rig(folder, provider) as rig:`, then `await rig.serve()` with what the test needs."""
+class Witnesses:
+    """What tells of servers from outside, in one folder, and what their tools wait for."""
 
-    def __init__(
-        self, folder: Path, provider: ProviderProcess, *, make_server: Callable[..., ServerProcess] = ServerProcess
-    ) -> None:
+    def __init__(self, folder: Path, provider: ProviderProcess) -> None:
         self.folder = folder
         self.provider = provider
         self.effects = EffectLog(folder / "effects.jsonl")
         self.gates = folder / "gates"
         self.gates.mkdir()
         self.crash_mark = folder / "crashed"
-        self._make_server = make_server
-        self._server: ServerProcess | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        if self._server is not None:
-            await self._server.kill()
-
-    @property
-    def server(self) -> ServerProcess:
-        """The server, once `serve` has been called."""
-        assert self._server is not None, "call serve() first"
-        return self._server
-
-    async def serve(
-        self,
-        agent: str = "claude.py:graph",
-        *,
-        env: Mapping[str, str] | None = None,
-        crash_at: str | None = None,
-        wait: bool = True,
-    ) -> ServerProcess:
-        """Start the server with an agent of `tests/support/agents`."""
+    def agent(self, name: str, crash_at: str | None = None) -> tuple[str, dict[str, str]]:
+        """The target of an agent of `tests/support/agents`, and the environment that it needs. The first server that
+        gets to ``crash_at`` kills itself there.
+        """
         environment = {
             "PROVIDER_URL": self.provider.url,
             "EFFECTS": str(self.folder / "effects.jsonl"),
             "GATES": str(self.gates),
             "CRASH_MARK": str(self.crash_mark),
             "ROADWORTHY_LOG_FORMAT": "json",
-            **(env or {}),
         }
         if crash_at is not None:
-            agent = agent.replace("claude.py", "crashing.py")
+            name = name.replace("claude.py", "crashing.py")
             environment["CRASH_AT"] = crash_at
-        self._server = self._make_server(self.folder / "server", target=str(AGENTS / agent), env=environment)
-        await self._server.start(wait=wait)
-        return self._server
+        return str(AGENTS / name), environment
 
     async def set_budget(
         self, client: httpx.AsyncClient, nanos: int, *, scope: str = "tenant", subject: str | None = None
@@ -116,6 +94,44 @@ class Rig:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 -- the condition is another process's
                 await asyncio.sleep(0.01)
+
+
+class Rig(Witnesses):
+    """`async with Rig(folder, provider) as rig:`, then `await rig.serve()` with what the test needs."""
+
+    def __init__(
+        self, folder: Path, provider: ProviderProcess, *, make_server: Callable[..., ServerProcess] = ServerProcess
+    ) -> None:
+        super().__init__(folder, provider)
+        self._make_server = make_server
+        self._server: ServerProcess | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._server is not None:
+            await self._server.kill()
+
+    @property
+    def server(self) -> ServerProcess:
+        """The server, once `serve` has been called."""
+        assert self._server is not None, "call serve() first"
+        return self._server
+
+    async def serve(
+        self,
+        agent: str = "claude.py:graph",
+        *,
+        env: Mapping[str, str] | None = None,
+        crash_at: str | None = None,
+        wait: bool = True,
+    ) -> ServerProcess:
+        """Start the server with an agent of `tests/support/agents`."""
+        target, environment = self.agent(agent, crash_at)
+        self._server = self._make_server(self.folder / "server", target=target, env={**environment, **(env or {})})
+        await self._server.start(wait=wait)
+        return self._server
 
     async def only_run(self, seconds: float = 20) -> dict[str, Any]:
         """The row of the one run there is."""

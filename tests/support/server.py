@@ -35,6 +35,15 @@ class Process(Protocol):
     async def wait(self) -> int: ...
 
 
+class Inspected(Protocol):
+    """What servers have left behind, whether it is one or a fleet of them."""
+
+    @property
+    def logs(self) -> str: ...
+
+    def rows(self, sql: str, /, *parameters: object) -> list[dict[str, Any]]: ...
+
+
 def free_port() -> int:
     """A port that nobody uses now."""
     with socket.socket() as sock:
@@ -42,11 +51,23 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def postgres_rows(url: str, sql: str, *parameters: object) -> list[dict[str, Any]]:
+    """What a query finds in a database on Postgres. ``?`` is a parameter."""
+    with psycopg.connect(url) as beside, beside.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(sql.replace("%", "%%").replace("?", "%s").encode(), parameters).fetchall()
+
+
 class ServerProcess:
     """`async with ServerProcess(folder, target=…) as server:`; the data lives in `folder` and outlasts restarts."""
 
     def __init__(
-        self, folder: Path, *, target: str | None = None, env: Mapping[str, str] | None = None, args: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        target: str | None = None,
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] = (),
+        command: str = "serve",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -55,6 +76,7 @@ class ServerProcess:
         self.env = dict(env or {})
         self._target = target
         self._args = tuple(args)
+        self._command = command
         self._process: Process | None = None
 
     async def __aenter__(self) -> Self:
@@ -68,6 +90,11 @@ class ServerProcess:
     def pid(self) -> int:
         """Of the process that runs now."""
         return self._running.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process that was started last has ended."""
+        return self._running.returncode is not None
 
     @property
     def logs(self) -> str:
@@ -87,7 +114,7 @@ class ServerProcess:
     async def start(self, *, wait: bool = True) -> None:
         """Start a process on the same data and port; by default until it is healthy."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        args = ["serve", *([self._target] if self._target else []), *self._args]
+        args = [self._command, *([self._target] if self._target else []), *self._args]
         self._process = await self._spawn(args, self.folder / "server.log")
         if wait:
             await self.healthy()
@@ -158,8 +185,7 @@ class ServerProcess:
     def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
         """What a query finds in the server's tables. ``?`` is a parameter on either database."""
         if url := self.env.get("ROADWORTHY_DATABASE_URL"):
-            with psycopg.connect(url) as beside, beside.cursor(row_factory=dict_row) as cursor:
-                return cursor.execute(sql.replace("%", "%%").replace("?", "%s").encode(), parameters).fetchall()
+            return postgres_rows(url, sql, *parameters)
         with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True, timeout=10) as connection:
             connection.row_factory = sqlite3.Row
             found = [dict(row) for row in connection.execute(sql, parameters)]

@@ -142,9 +142,11 @@ def _greet(settings: "Settings", container: "Container", bound: socket.socket, r
     from roadworthy.cli.http_server import listen
 
     host, port = listen(bound)
-    log = structlog.get_logger("roadworthy.server")
+    log = structlog.get_logger("roadworthy.server").bind(version=__version__, host=host, port=port)
+    # By its name, somebody who looks at a run's row finds the process that executes it.
+    log = log.bind(agents=list(container.agent_names), worker=container.worker_name)
     if role is Role.WORKER:
-        log.info("working", version=__version__, host=host, port=port, agents=list(container.agent_names))
+        log.info("working")
         return
     greeting = Greeting(
         host=host,
@@ -156,9 +158,7 @@ def _greet(settings: "Settings", container: "Container", bound: socket.socket, r
     )
     for line in greeting.lines():
         say(line)
-    log.info(
-        "serving", version=__version__, host=host, port=port, agents=list(container.agent_names), auth=settings.auth
-    )
+    log.info("serving", auth=settings.auth)
 
 
 def _start_logs(settings: "Settings") -> None:
