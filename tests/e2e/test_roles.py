@@ -65,7 +65,7 @@ class Working:
     async def begun(self, count: int = 1) -> list[dict[str, Any]]:
         """Once so many processes have begun."""
         async with asyncio.timeout(90):
-            while len(found := self.working()) < count:  # noqa: ASYNC110 -- another process
+            while len(found := self.working()) < count:
                 assert self.process.returncode is None, self.log
                 await asyncio.sleep(0.02)
         return found
