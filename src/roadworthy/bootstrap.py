@@ -15,7 +15,6 @@ from roadworthy.database import open_database
 from roadworthy.domain.errors import ConfigError, StorageUnavailable
 from roadworthy.domain.ids import AgentName, new_id
 from roadworthy.engine.acceptor import Acceptor
-from roadworthy.engine.circuits import ProviderCircuits
 from roadworthy.engine.execution import Surroundings
 from roadworthy.engine.fleet import Fleet
 from roadworthy.engine.heartbeat import Watchdog
@@ -26,7 +25,6 @@ from roadworthy.engine.spending import sweep_reservations
 from roadworthy.engine.supervision import EngineStuck, watch_slots
 from roadworthy.engine.worker import Worker, WorkerLimits
 from roadworthy.identity.tokens import open_tokens
-from roadworthy.ports.circuits import Circuits
 from roadworthy.ports.identity import TokenVerifier
 from roadworthy.ports.runtime import AgentRuntime, Caps
 from roadworthy.ports.telemetry import Telemetry
@@ -131,21 +129,14 @@ async def bootstrap(
     folder = DataFolder(settings.data_dir.absolute())
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings, folder, owned=True))
-        clock = SystemClock()
+        shared = await stack.enter_async_context(open_shared(settings, database, telemetry))
+        clock = shared.clock
         policies = SqlPolicyStore(database, clock)
         keys = Keys(SqlKeyStore(database, clock, policies.forget), clock, settings.pepper(folder.pepper))
         tokens = await stack.enter_async_context(_open_tokens(settings))
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
-        shared = await stack.enter_async_context(open_shared(settings, database, telemetry))
-        circuits = ProviderCircuits(
-            clock,
-            telemetry,
-            failures=settings.circuit_failures,
-            lasts=settings.circuit_seconds,
-            store=shared.circuits,
-        )
-        runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder, circuits))
+        runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder, shared))
         around = await _surroundings(stack, settings, database, policies, runtime, shared, telemetry)
         watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
         worker = _engine(settings, around, shared, watchdog) if executes else _acceptor(settings, around, shared)
@@ -164,7 +155,7 @@ async def bootstrap(
                 _note_key_uses(keys),
                 *([keep_pruning(_retention(settings, database, around, threads), telemetry)] if executes else []),
                 sweep_reservations(around.ledger, around.clock, telemetry),
-                circuits.keep_in_step(),
+                *(chore() for chore in shared.chores),
             ),
         ):
             yield _container(
@@ -182,7 +173,7 @@ async def bootstrap(
 
 @asynccontextmanager
 async def open_project_runtime(
-    settings: Settings, project: Project, folder: DataFolder, circuits: Circuits | None = None
+    settings: Settings, project: Project, folder: DataFolder, shared: Shared | None = None
 ) -> AsyncGenerator[AgentRuntime]:
     """The agents with their checkpoints and their store, which are files of the data folder, or tables on Postgres."""
     async with open_runtime(
@@ -193,8 +184,8 @@ async def open_project_runtime(
         store_scope=settings.store_scope,
         store_index=project.store,
         extra_types=settings.state_types,
-        clock=SystemClock(),
-        circuits=circuits,
+        clock=SystemClock() if shared is None else shared.clock,
+        circuits=None if shared is None else shared.circuits,
     ) as runtime:
         yield runtime
 
@@ -208,7 +199,7 @@ async def _surroundings(
     shared: Shared,
     telemetry: Telemetry,
 ) -> Surroundings:
-    clock = SystemClock()
+    clock = shared.clock
     return Surroundings(
         worker=f"worker-{new_id()[:12]}",
         queue=SqlRunQueue(database, clock, lease=shared.terms.length, caps=shared.caps),

@@ -4,7 +4,7 @@ Called by ``bootstrap.py``. On SQLite a process is alone and everything is its o
 Redis, where one is set, carries what need not survive. Only here and in ``database.py`` is one told from the other.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from roadworthy.domain.errors import ConfigError
 from roadworthy.domain.fleet import FleetCaps
 from roadworthy.domain.lease import LeaseTerms
+from roadworthy.engine.circuits import ProviderCircuits
 from roadworthy.ports.circuits import CircuitStore
+from roadworthy.ports.clock import Clock
 from roadworthy.ports.leases import LeaseStore
 from roadworthy.ports.rate_limit import RateCounters
 from roadworthy.ports.signals import Wakeups
@@ -25,6 +27,7 @@ from roadworthy.storage.live_events import LiveEvents, NoLiveEvents
 from roadworthy.storage.rates import MemoryRateCounters
 from roadworthy.storage.transaction import Database
 from roadworthy.storage.wakeups import Wakeups as LineOfWakeups
+from roadworthy.telemetry.clock import SystemClock
 
 if TYPE_CHECKING:
     from roadworthy.storage.redis_connection import RedisServer
@@ -36,16 +39,20 @@ _FEWEST, _MOST = 4, 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """None: there is nobody to share it with. ``outside``: what is wrong with parts that a process can do without."""
+    """None: there is nobody to share it with. ``outside``: what is wrong with parts that a process can do without.
+    ``chores``: keep ``clock`` and ``circuits`` in step with those of the others, until cancelled.
+    """
 
+    clock: Clock
+    circuits: ProviderCircuits
     rates: RateCounters
     live: LiveEvents | None = None
     leases: LeaseStore | None = None
     wakeups: Wakeups | None = None
-    circuits: CircuitStore | None = None
     caps: FleetCaps = field(default_factory=FleetCaps)
     terms: LeaseTerms = field(default_factory=LeaseTerms)
     outside: Mapping[str, Trouble] = field(default_factory=dict[str, Trouble])
+    chores: Sequence[Callable[[], Coroutine[None, None, None]]] = ()
 
 
 def state_place(settings: Settings, folder: DataFolder) -> StatePlace:
@@ -69,7 +76,8 @@ async def open_shared(settings: Settings, database: Database, telemetry: Telemet
         ConfigError: the address of Redis is none, or its client is not installed.
     """
     if settings.database_url is None:
-        yield Shared(rates=MemoryRateCounters())
+        clock = SystemClock()
+        yield Shared(clock=clock, circuits=_circuits(settings, clock, telemetry), rates=MemoryRateCounters())
         return
     async with AsyncExitStack() as stack:
         yield await _on_postgres(stack, settings, settings.database_url.get_secret_value(), database, telemetry)
@@ -79,6 +87,7 @@ async def _on_postgres(
     stack: AsyncExitStack, settings: Settings, url: str, database: Database, telemetry: Telemetry
 ) -> Shared:
     # With the extra `cluster` only, which `database.py` has found to be there.
+    from roadworthy.storage.database_clock import clock_of
     from roadworthy.storage.leases import PostgresLeases
     from roadworthy.storage.postgres import PostgresDatabase
     from roadworthy.storage.postgres_circuits import PostgresCircuits
@@ -97,12 +106,16 @@ async def _on_postgres(
 
         live = await stack.enter_async_context(RedisEvents(redis))
         rates, line = RedisRateCounters(redis), RedisLine(redis)
+    clock = await clock_of(database)
+    circuits = _circuits(settings, clock, telemetry, PostgresCircuits(database))
     return Shared(
+        clock=clock,
+        circuits=circuits,
+        chores=(clock.keep, circuits.keep_in_step),
         rates=rates,
         live=live,
         leases=PostgresLeases(database, terms),
         wakeups=await stack.enter_async_context(LineOfWakeups(line)),
-        circuits=PostgresCircuits(database),
         caps=FleetCaps(
             total=settings.fleet_runs,
             per_tenant=settings.fleet_runs_per_tenant,
@@ -123,3 +136,11 @@ async def _open_redis(stack: AsyncExitStack, settings: Settings, telemetry: Tele
             f"ROADWORTHY_REDIS_URL needs the extra `cluster`: pip install 'roadworthy[cluster]' ({error})"
         ) from error
     return await stack.enter_async_context(open_redis(settings.redis_url.get_secret_value(), telemetry))
+
+
+def _circuits(
+    settings: Settings, clock: Clock, telemetry: Telemetry, store: CircuitStore | None = None
+) -> ProviderCircuits:
+    return ProviderCircuits(
+        clock, telemetry, failures=settings.circuit_failures, lasts=settings.circuit_seconds, store=store
+    )

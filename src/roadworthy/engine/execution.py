@@ -138,6 +138,12 @@ class Attempt:
         if self.execution is not None:
             self.execution.drain()
 
+    def let_go(self) -> None:
+        """Forget what knows the attempt in its turn: without such circles all of it, its events above all, is freed at
+        once, and the garbage collector has nothing to look for. After ``execute`` and ``give_up``.
+        """
+        self.execution = self._meter = self._writer = None
+
     async def execute(self, on_ended: Callable[[Run | None, RoadworthyError | None], None]) -> None:
         """Run the attempt. ``on_ended`` is told the final row (None: given back or lost) and the failure, if any,
         as soon as both are stored; threads of the attempt may still be busy then.

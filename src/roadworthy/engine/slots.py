@@ -3,6 +3,8 @@
 A slot is held until an attempt's work has really ended. An isolated attempt holds the whole process.
 """
 
+from roadworthy.domain.load import Load
+
 
 class Slots:
     """Counts only; all calls happen on the event loop's thread."""
@@ -18,10 +20,9 @@ class Slots:
         """Slots in use."""
         return self._held
 
-    @property
-    def stuck(self) -> int:
-        """Slots held by threads of runs that have ended."""
-        return self._stuck
+    def load(self, *, waiting: int) -> Load:
+        """How busy the process is, with so many runs in line."""
+        return Load(slots=self.capacity, held=self._held, stuck=self._stuck, waiting=waiting)
 
     @property
     def free(self) -> bool:

@@ -77,8 +77,7 @@ class Worker:
 
     def load(self) -> Load:
         """See the port."""
-        slots = self._slots
-        return Load(slots=slots.capacity, held=slots.held, stuck=slots.stuck, waiting=self._pending)
+        return self._slots.load(waiting=self._pending)
 
     def stuck(self) -> bool:
         """See the port."""
@@ -347,6 +346,7 @@ class Worker:
             if stuck:
                 self._slots.unmark_stuck()
             self._forget(attempt, signal)
+            attempt.let_go()
             self._give_slot_back()
 
     async def _abandon(self, attempt: Attempt, error: Exception) -> None:

@@ -31,14 +31,14 @@ from roadworthy.storage.runs import SqlRunStore
 from tests.integration.engine.stage import BOUND, FakeClock, Witness
 from tests.support.money import FlatPrices
 
-# The defaults, five times as fast.
+# Faster than the defaults; slow enough that a busy machine does not look like a dead worker.
 TERMS = LeaseTerms(
-    length=timedelta(seconds=1.2),
+    length=timedelta(seconds=3),
     renew_every=timedelta(seconds=0.3),
-    margin=timedelta(seconds=0.3),
+    margin=timedelta(seconds=0.5),
     stall=timedelta(seconds=1),
     reap_every=timedelta(seconds=0.2),
-    strange_after=timedelta(seconds=1.5),
+    strange_after=timedelta(seconds=3),
 )
 
 

@@ -60,9 +60,9 @@ async def test_a_worker_that_lives_keeps_its_runs(url: str) -> None:
     async with asyncio.timeout(50), open_replicas(url, runtime) as replicas:
         first, second = await replicas.start(), await replicas.start(clock=_an_hour_late())
         await sound(first, second)
-        run = await first.submit(new_run())
+        run = await first.submit(new_run(timeout=timedelta(hours=2)))
         await under_way(runtime, 1)
-        await asyncio.sleep(2.5 * first.keeper.terms.length.total_seconds())
+        await asyncio.sleep(1.5 * first.keeper.terms.length.total_seconds())
         runtime.gate("g").set()
         ended = await second.end(run)
         assert (ended.status, ended.attempt, ended.losses) == (RunStatus.SUCCESS, 1, 0)

@@ -12,8 +12,8 @@ from roadworthy.domain.errors import StorageUnavailable
 from roadworthy.domain.ids import RunId, TenantId, UserId
 from roadworthy.domain.lease import Lease, LeaseTerms
 from roadworthy.domain.principal import Owner
-from roadworthy.domain.run import Run
 from roadworthy.engine.leases import LeaseKeeper
+from tests.support.telemetry import Deaf
 
 TERMS = LeaseTerms(
     length=timedelta(seconds=100),
@@ -67,17 +67,11 @@ class Worker:
         self.came += 1
 
 
-class Notes:
+class Notes(Deaf):
     """A Telemetry that remembers what was noted."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-
-    def run_finished(self, run: Run) -> None:
-        raise AssertionError
-
-    def attempt_failed(self, run: Run, error: BaseException) -> None:
-        raise AssertionError
 
     def worker_note(self, event: str, **_fields: str | float | bool | None) -> None:
         self.notes.append(event)

@@ -136,3 +136,19 @@ def test_configuring_twice_writes_each_record_once(log: Log) -> None:
     configure_logs(log_format="json", stream=log.stream)
     structlog.get_logger("roadworthy.x").info("once")
     assert len(log.records()) == 1
+
+
+def test_an_agents_own_structlog_is_heard_but_not_its_debug_records(log: Log) -> None:
+    configure_logs(level="debug", log_format="json", stream=log.stream)
+    structlog.get_logger("my_agent").debug("a secret thought")
+    structlog.get_logger("my_agent").info("done", key=KEY)
+    structlog.get_logger("roadworthy_like").debug("a secret thought")
+    (record,) = log.records()
+    assert (record["event"], record["logger"], record["key"]) == ("done", "my_agent", "[redacted]")
+
+
+def test_a_record_that_cannot_be_written_ends_nothing() -> None:
+    stream = io.StringIO()
+    configure_logs(log_format="json", stream=stream)
+    stream.close()
+    structlog.get_logger("roadworthy.x").info("to nobody")

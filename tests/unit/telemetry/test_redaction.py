@@ -21,6 +21,7 @@ SHAPES = [
     ("{'SERVICE_PASSWORD': 'hushhush'}", "hushhush"),
     ("client_secret=hushhush&access_token=hush", "hush"),
     ("key AIzaSyA-0123456789_abcdefghijklmnopqrs", "AIzaSyA-0123456789_abcdefghijklmnopqrs"),
+    ("AIzaSyA0123456789abcdefghijklmnopqrs", "AIzaSyA0123456789abcdefghijklmnopqrs"),
     ("GET https://models.example/v1?alt=sse&key=hushhush failed", "hushhush"),
     ("GET https://models.example/v1?key=hushhush&alt=sse", "hushhush"),
     ("langsmith lsv2_pt_0123456789abcdef_0123", "0123456789abcdef"),

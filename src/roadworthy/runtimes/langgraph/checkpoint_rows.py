@@ -167,9 +167,9 @@ def put_writes(connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]
     connection.executemany(_REPLACE_WRITES if over else _ADD_WRITES, rows)
 
 
-def put_blobs(connection: sqlite3.Connection, thread: str, blobs: Mapping[Key, Written]) -> None:
+def put_blobs(connection: sqlite3.Connection, thread: str, blobs: Iterable[tuple[Key, Written]]) -> None:
     """Store parts, where they are missing."""
-    connection.executemany(_PUT_BLOBS, [(thread, key, *written) for key, written in blobs.items()])
+    connection.executemany(_PUT_BLOBS, [(thread, key, *written) for key, written in blobs])
 
 
 def latest_run(connection: sqlite3.Connection, thread: str) -> str | None:

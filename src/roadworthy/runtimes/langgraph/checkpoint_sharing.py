@@ -13,8 +13,7 @@ is recognized by its content.
 import struct
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from langchain_core.messages import BaseMessage
 from langgraph.checkpoint.base import Checkpoint
@@ -77,19 +76,23 @@ class Knowledge:
         self._threads.clear()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A row's type and bytes, and the parts to store with it. ``reuses``: it stands on parts stored before."""
 
     kind: str
     data: bytes
-    blobs: Mapping[Key, Written] = field(default_factory=dict)
+    blobs: Sequence[tuple[Key, Written]] = ()
     chunks: Sequence[Chunk] = ()
     reuses: bool = False
 
 
 def encode_checkpoint(serde: SerializerProtocol, checkpoint: Checkpoint, known: KnownChunks) -> Encoded:
     """A checkpoint without what it shares."""
+    if not known.stored:
+        # Most threads are short. What is small as a whole has no large parts.
+        kind, data = serde.dumps_typed(checkpoint)
+        if len(data) < LARGE:
+            return Encoded(kind, data)
     taking = _Taking(serde, known)
     values = {name: taking.small(value, (name,)) for name, value in checkpoint["channel_values"].items()}
     return taking.encoded({**checkpoint, "channel_values": values} if taking.parts else checkpoint)
@@ -99,10 +102,10 @@ def encode_write(serde: SerializerProtocol, value: object, known: KnownChunks) -
     """What a task wrote to one channel, without what it shares with checkpoints."""
     kind, data = serde.dumps_typed(value)
     if len(data) < LARGE:
-        return Encoded(kind=kind, data=data)
+        return Encoded(kind, data)
     taking = _Taking(serde, known)
     boxed = [taking.small(value, (0,))]
-    return taking.encoded(boxed) if taking.parts else Encoded(kind=kind, data=data)
+    return taking.encoded(boxed) if taking.parts else Encoded(kind, data)
 
 
 def keys_of(kind: str, data: bytes) -> Sequence[Key]:
@@ -152,13 +155,13 @@ class _Taking:
     def encoded(self, rest: object) -> Encoded:
         kind, data = self._serde.dumps_typed(rest)
         if not self.parts:
-            return Encoded(kind=kind, data=data)
+            return Encoded(kind, data)
         where = self._serde.dumps_typed(self.parts)[1]
         keys = list(self._numbers)
         return Encoded(
             kind=SHARED,
             data=b"".join((_COUNT.pack(len(keys)), *keys, _COUNT.pack(len(where)), where, data)),
-            blobs=self._blobs,
+            blobs=list(self._blobs.items()),
             chunks=list(self._chunks.values()),
             reuses=len(self._blobs) < len(keys),
         )

@@ -11,12 +11,12 @@ import json
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
-    WRITES_IDX_MAP,
     BaseCheckpointSaver,
     ChannelVersions,
     Checkpoint,
@@ -35,33 +35,25 @@ from roadworthy.runtimes.langgraph import checkpoint_rows as rows
 from roadworthy.runtimes.langgraph.checkpoint_chunks import KnownChunks
 from roadworthy.runtimes.langgraph.checkpoint_pruning import Place, Row
 from roadworthy.runtimes.langgraph.checkpoint_sharing import (
-    Encoded,
+    SHARED,
     Knowledge,
     decode_checkpoint,
     decode_write,
-    encode_checkpoint,
-    encode_write,
 )
-from roadworthy.runtimes.langgraph.current import current_attempt
+from roadworthy.runtimes.langgraph.checkpoint_writes import ChangedElsewhere, CheckpointWrite, TaskWrites, Write
 from roadworthy.runtimes.langgraph.failures import storage_errors
-from roadworthy.runtimes.langgraph.journal_rows import create_journal, forget_passed, forget_run, forget_thread
+from roadworthy.runtimes.langgraph.journal_rows import create_journal, forget_run, forget_thread
 from roadworthy.runtimes.langgraph.savers import FencedSaver, configurable, ids_by_namespace, questions, watched
 from roadworthy.runtimes.langgraph.sqlite import Connection, SqliteRowDatabase, open_file
 from roadworthy.runtimes.langgraph.sqlite_rows import BYTES, SqliteRows, finished
 from roadworthy.runtimes.langgraph.tool_rows import create_tool_rows, erase_tool_rows
 
+_METADATA = json.JSONEncoder(ensure_ascii=False)
 # Checkpoints, and parts, that one transaction deletes. LangGraph's own saver makes checkpoints of a megabyte.
 _DELETED_AT_ONCE = 25
 _PARTS_AT_ONCE = 1000
 # Between two of these, for what came meanwhile.
 _PAUSE_SECONDS = 0.005
-
-
-class _ChangedElsewhere(Exception):
-    """Another process has written to the file: parts that were there may have gone."""
-
-    def __init__(self, version: int) -> None:
-        self.version = version
 
 
 class FencedSqliteSaver(FencedSaver, AsyncSqliteSaver):
@@ -119,39 +111,26 @@ class FencedSqliteSaver(FencedSaver, AsyncSqliteSaver):
             StorageUnavailable: SQLite failed.
         """
         where = configurable(config)
-        described = json.dumps(get_checkpoint_metadata(config, metadata), ensure_ascii=False).encode("utf-8", "ignore")
-        thread, namespace, parent = str(where["thread_id"]), str(where["checkpoint_ns"]), where.get("checkpoint_id")
-        place = (thread, namespace, checkpoint["id"])
-
-        def encode(known: KnownChunks) -> Sequence[Encoded]:
-            return [encode_checkpoint(self.serde, checkpoint, known)]
-
-        def put(connection: sqlite3.Connection, encoded: Sequence[Encoded]) -> None:
-            rows.put(connection, place, parent, encoded[0], described)
-            finished(forget_passed(SqliteRows(connection), *place))
-
-        with watched(current_attempt.get()):
-            await self._write(thread, encode, put)
-        return {"configurable": {"thread_id": thread, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+        described = _METADATA.encode(get_checkpoint_metadata(config, metadata)).encode("utf-8", "ignore")
+        place = (str(where["thread_id"]), str(where["checkpoint_ns"]), checkpoint["id"])
+        write = CheckpointWrite(place, where.get("checkpoint_id"), checkpoint, described)
+        if write.scope is None:
+            await self._write(write)
+        else:
+            with watched(write.scope):
+                await self._write(write)
+        return {"configurable": {"thread_id": place[0], "checkpoint_ns": place[1], "checkpoint_id": place[2]}}
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Store what a task wrote within its step. Errors as ``aput``."""
         where = configurable(config)
-        thread = str(where["thread_id"])
-        place = (thread, str(where["checkpoint_ns"]), str(where["checkpoint_id"]), task_id, task_path)
-        names = [(WRITES_IDX_MAP.get(channel, index), channel) for index, (channel, _) in enumerate(writes)]
-        special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        place = (str(where["thread_id"]), str(where["checkpoint_ns"]), str(where["checkpoint_id"]), task_id, task_path)
+        await self._write(TaskWrites(place, writes))
 
-        def encode(known: KnownChunks) -> Sequence[Encoded]:
-            return [encode_write(self.serde, value, known) for _, value in writes]
-
-        def put(connection: sqlite3.Connection, encoded: Sequence[Encoded]) -> None:
-            values = [(*place, *name, one.kind, one.data) for name, one in zip(names, encoded, strict=True)]
-            rows.put_writes(connection, values, over=special)
-
-        await self._write(thread, encode, put)
+    # LangGraph looks at its parameters in every run.
+    aput_writes.__signature__ = signature(aput_writes)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete everything of a thread: checkpoints, journalled responses and tool calls. Idempotent.
@@ -244,23 +223,19 @@ class FencedSqliteSaver(FencedSaver, AsyncSqliteSaver):
             ],
         )
 
-    async def _write(
-        self,
-        thread: str,
-        encode: Callable[[KnownChunks], Sequence[Encoded]],
-        put: Callable[[sqlite3.Connection, Sequence[Encoded]], None],
-    ) -> None:
+    async def _write(self, write: Write) -> None:
         while True:
-            known, version = self.knowledge.of(thread), self.knowledge.version
-            encoded = encode(known)
+            known, version = self.knowledge.of(write.thread), self.knowledge.version
+            write.prepare(self.serde, known, version)
             try:
-                await self.conn.transact(_writing(thread, encoded, put, version), about=thread)
-            except _ChangedElsewhere as changed:
+                await self.conn.transact(write.write, about=write.thread)
+            except ChangedElsewhere as changed:
                 if self.knowledge.version != changed.version:
                     self.knowledge.start_again(changed.version)
                 continue
-            for one in encoded:
-                known.note(one.blobs, one.chunks)
+            for one in write.encoded:
+                if one.kind == SHARED:
+                    known.note((key for key, _ in one.blobs), one.chunks)
             return
 
     async def _change(self, thread: str, work: Callable[[sqlite3.Connection], rows.Answer]) -> rows.Answer:
@@ -313,26 +288,3 @@ async def open_checkpoints(path: Path) -> AsyncGenerator[FencedSqliteSaver]:
             await saver.setup()
             connection.read_beside(path)
         yield saver
-
-
-def _writing(
-    thread: str,
-    encoded: Sequence[Encoded],
-    put: Callable[[sqlite3.Connection, Sequence[Encoded]], None],
-    version: int,
-) -> Callable[[sqlite3.Connection], None]:
-    scope = current_attempt.get()
-    blobs = {key: written for one in encoded for key, written in one.blobs.items()}
-    reuses = any(one.reuses for one in encoded)
-
-    def write(connection: sqlite3.Connection) -> None:
-        if scope is not None:
-            scope.check_fence()
-        put(connection, encoded)
-        if blobs:
-            rows.put_blobs(connection, thread, blobs)
-        # Behind the first write, which has taken the lock: nobody can change anything any more.
-        if reuses and (now := rows.version(connection)) != version:
-            raise _ChangedElsewhere(now)
-
-    return write

@@ -3,6 +3,7 @@
 ``run`` enters a scope in the attempt's own task; LangGraph copies the context into every node, tool and thread.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -25,6 +26,24 @@ class Ahead:
     latest: CheckpointTuple | None
 
 
+class Fence:
+    """Whether an attempt may still write. Apart from its scope, for those whom the scope knows: they would hold it."""
+
+    __slots__ = ("up",)
+
+    def __init__(self) -> None:
+        self.up = False
+
+    def check(self) -> None:
+        """Call right before a write.
+
+        Raises:
+            LeaseLost: the fence is up.
+        """
+        if self.up:
+            raise LeaseLost("the attempt lost its lease and may not write any more")
+
+
 class AttemptScope:
     """One attempt, as seen from inside the graph. ``fence`` may be called from any thread.
 
@@ -33,7 +52,7 @@ class AttemptScope:
     ``watch`` is told by the checkpointer what it reads and stores.
     """
 
-    __slots__ = ("_fenced", "ahead", "attempt", "owner", "run_id", "tool_journal", "tools", "watch", "work")
+    __slots__ = ("_fence", "ahead", "attempt", "owner", "run_id", "tool_journal", "tools", "watch", "work")
 
     def __init__(
         self,
@@ -53,25 +72,21 @@ class AttemptScope:
         self.watch = watch
         self.tool_journal: ToolJournal | None = None
         self.ahead: Ahead | None = None
-        self._fenced = False
+        self._fence = Fence()
 
     @property
     def fenced(self) -> bool:
         """Whether the attempt may write nothing more."""
-        return self._fenced
+        return self._fence.up
 
     def fence(self) -> None:
         """Forbid all further writes."""
-        self._fenced = True
+        self._fence.up = True
 
-    def check_fence(self) -> None:
-        """Call right before a write.
-
-        Raises:
-            LeaseLost: the fence is up.
-        """
-        if self._fenced:
-            raise LeaseLost("the attempt lost its lease and may not write any more")
+    @property
+    def check_fence(self) -> Callable[[], None]:
+        """See ``Fence.check``."""
+        return self._fence.check
 
 
 current_attempt: ContextVar[AttemptScope | None] = ContextVar("roadworthy_attempt", default=None)

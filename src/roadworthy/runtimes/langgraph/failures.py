@@ -46,10 +46,16 @@ def storage_errors() -> Generator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code: object = getattr(error, "sqlite_errorcode", None)
-        if code == sqlite3.SQLITE_FULL or "disk is full" in str(error):
-            raise StorageFull("the disk is full") from error
-        raise StorageUnavailable("the database of checkpoints does not work") from error
+        raise storage_error(error) from error
+
+
+def storage_error(error: sqlite3.Error) -> StorageUnavailable:
+    """The domain's error for what SQLite raised, with the original as its cause."""
+    code: object = getattr(error, "sqlite_errorcode", None)
+    full = code == sqlite3.SQLITE_FULL or "disk is full" in str(error)
+    named = StorageFull("the disk is full") if full else StorageUnavailable("the database of checkpoints does not work")
+    named.__cause__ = error
+    return named
 
 
 def _classify(error: Exception, model_errors: Collection[int]) -> RoadworthyError:

@@ -55,12 +55,9 @@ class Fence(Protocol):
         """Its number."""
         ...
 
-    def check_fence(self) -> None:
-        """Whether this process knows already that it lost the run.
-
-        Raises:
-            LeaseLost: it does.
-        """
+    @property
+    def check_fence(self) -> Callable[[], None]:
+        """Called before a write: raises LeaseLost when this process knows already that it lost the run."""
         ...
 
 

@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar, cast
 import aiosqlite
 
 from roadworthy.domain.errors import StorageUnavailable
-from roadworthy.runtimes.langgraph.failures import storage_errors
+from roadworthy.runtimes.langgraph.failures import storage_error, storage_errors
 from roadworthy.runtimes.langgraph.rows import Fence, Found, Unit
 from roadworthy.runtimes.langgraph.sqlite_rows import SqliteRows, finished
 
@@ -43,7 +43,7 @@ class _Waiting:
         if self.error is None:
             self.done.set_result(self.result)
         else:
-            self.done.set_exception(self.error)
+            self.done.set_exception(storage_error(self.error) if isinstance(self.error, sqlite3.Error) else self.error)
             self.done.exception()  # a caller that was cancelled will not ask
 
 
@@ -94,8 +94,7 @@ class Connection(aiosqlite.Connection):
             # Not yet: what else is asked for at this moment shares the trip.
             self._woken = True
             loop.call_soon(self._wake, loop)
-        with storage_errors():
-            return cast("Result", await waiting.done)
+        return cast("Result", await waiting.done)
 
     async def close(self) -> None:
         """Finish what waits, and close."""
