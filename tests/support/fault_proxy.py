@@ -92,6 +92,9 @@ class FaultProxy:
                 group.create_task(self._carry(back, writer))
         except* OSError:
             pass
+        except* asyncio.CancelledError:
+            # The end of the proxy: a stream's protocol cannot be told of it.
+            pass
         finally:
             for one in (writer, there):
                 if one is not None:
