@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from roadworthy.runtimes.langgraph import checkpoint_rows, checkpoints, journal, metering, tool_journal
+from roadworthy.runtimes.langgraph import (
+    checkpoint_rows,
+    checkpoints,
+    journal,
+    metering,
+    postgres_checkpoints,
+    tool_journal,
+)
 from roadworthy.storage import ledger, queue
 from tests.support.agents.claude import graph
 from tests.support.agents.questions import graph as questions
@@ -103,6 +110,8 @@ def reached(point: str) -> None:
         crash()
 
 
+ON_POSTGRES = "ROADWORTHY_DATABASE_URL" in os.environ
+SAVER = postgres_checkpoints.FencedPostgresSaver if ON_POSTGRES else checkpoints.FencedSqliteSaver
 # The first piece of an answer says nothing.
 PIECES = 3
 IN_TOOLS = {"before-effect", "after-effect"}
@@ -115,11 +124,12 @@ POINTS: dict[str, tuple[Any, str, Callable[[SyncCall], SyncCall]]] = {
     "after-reserve": (ledger.SqlLedger, "reserve", after),
     "before-append": (ledger.SqlLedger, "append", before),
     "after-append": (ledger.SqlLedger, "append", after),
-    "before-checkpoint": (checkpoints.FencedSqliteSaver, "aput", before),
-    "after-checkpoint": (checkpoints.FencedSqliteSaver, "aput", after),
+    "before-checkpoint": (SAVER, "aput", before),
+    "after-checkpoint": (SAVER, "aput", after),
+    # SQLite's alone: on Postgres a checkpoint is one statement.
     "inside-checkpoint": (checkpoint_rows, "put", within),
-    "before-writes": (checkpoints.FencedSqliteSaver, "aput_writes", before),
-    "after-writes": (checkpoints.FencedSqliteSaver, "aput_writes", after),
+    "before-writes": (SAVER, "aput_writes", before),
+    "after-writes": (SAVER, "aput_writes", after),
     "mid-stream": (metering.ModelMeter, "on_llm_new_token", mid_stream),
     "before-response": (journal.AttemptJournal, "keep", before),
     "after-response": (journal.AttemptJournal, "keep", after),
