@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -259,12 +260,9 @@ async def test_a_migration_and_a_rolling_restart_under_load_fail_no_request(flee
 
     async def ask(client: httpx.AsyncClient, who: int) -> None:
         while not done.is_set():
-            answer = await invoke(client, f"say: {len(answers)}", f"t{who}")
-            if answer.json().get("code") == "draining":
-                # It came before the balancer had looked.
-                assert int(answer.headers["retry-after"]) > 0
-            else:
-                answers.append(answer)
+            number = len(answers)
+            body = {"message": f"say: {number}", "thread_id": f"t{who}"}
+            answers.append(await insist(client, body, key=f"{who}-{number}"))
 
     async with fleet.client() as client:
         async with asyncio.TaskGroup() as group:
@@ -368,6 +366,16 @@ async def test_what_one_replica_has_found_out_of_the_provider_all_of_them_heed(f
 async def invoke(client: httpx.AsyncClient, message: str, thread_id: str | None = None) -> httpx.Response:
     body = {"message": message} if thread_id is None else {"message": message, "thread_id": thread_id}
     return await client.post("/agent/invoke", json=body)
+
+
+async def insist(client: httpx.AsyncClient, body: Mapping[str, str], *, key: str) -> httpx.Response:
+    """Ask again when a replica ends before the balancer has seen it: that is what the key is for."""
+    while True:
+        with suppress(httpx.RemoteProtocolError, httpx.ReadError):
+            answer = await client.post("/agent/invoke", json=body, headers={"Idempotency-Key": key})
+            if answer.json().get("code") != "draining":
+                return answer
+            assert int(answer.headers["retry-after"]) > 0
 
 
 async def read(client: httpx.AsyncClient, transcript: Transcript, message: str) -> None:
