@@ -38,9 +38,7 @@ _GONE = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25P04", "25006"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """``silence``: for how long the network may not answer before the connection counts as broken. A server that stands
-    still behind a network that works is given up half as long after ``statement`` again, by ourselves: nobody else would.
-    """
+    """``silence``: for how long the network may not answer before the connection counts as broken."""
 
     connect: timedelta = timedelta(seconds=5)
     statement: timedelta = timedelta(seconds=10)
@@ -50,7 +48,9 @@ class Timeouts:
 
     @property
     def answer(self) -> timedelta:
-        """After that a statement's connection counts as broken, whatever keeps the server from ending it in time."""
+        """After that a statement's connection counts as broken: the server, which should have ended the statement,
+        stands still behind a network that works, and nobody else would notice.
+        """
         return max(self.silence, self.statement * 1.5)
 
 
@@ -165,7 +165,7 @@ class PostgresTransaction:
 
 
 class _Connection(psycopg.Connection[Row]):
-    """One that does not wait for ever: an answer that has not come after ``patience`` seconds is an OperationalError."""
+    """One that does not wait for ever: an answer that is not there after ``patience`` seconds is an error."""
 
     patience: float | None = None
 

@@ -62,7 +62,7 @@ class AttemptJournal:
         """Take over what earlier attempts were answered on the thread's latest checkpoints."""
         thread = self._scope.watch.thread
 
-        for row in await self._rows.transact(lambda rows: load_rows(rows, thread)):
+        for row in await self._rows.transact(lambda rows: load_rows(rows, thread), harmless=True):
             key = (row.namespace, row.hash)
             self._left.setdefault(key, deque()).append(row)
             self._counts[key] = row.occurrence + 1
@@ -72,7 +72,7 @@ class AttemptJournal:
         scope = self._scope
 
         with suppress(LeaseLost, StorageUnavailable):
-            await self._rows.transact(lambda rows: forget_thread(rows, scope.watch.thread), fence=scope)
+            await self._rows.transact(lambda rows: forget_thread(rows, scope.watch.thread), fence=scope, harmless=True)
 
     @property
     def has_answers(self) -> bool:
@@ -174,7 +174,7 @@ class AttemptJournal:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while True:
                     coming = watch.coming()
-                    if await self._rows.transact(keep_response, fence=scope):
+                    if await self._rows.transact(keep_response, fence=scope, harmless=True):
                         return True
                     if watch.over:
                         return False
