@@ -70,6 +70,7 @@ async def test_fifty_runs_outlive_a_restart_of_postgres(fleet: Fleet, fleet_post
     fleet.check()
 
 
+@pytest.mark.soak
 async def test_while_postgres_is_away_for_longer_than_a_lease_new_runs_are_refused_and_old_ones_go_on_after(
     fleet: Fleet, fleet_postgres: PostgresServer
 ) -> None:
@@ -240,6 +241,7 @@ async def test_clocks_that_are_an_hour_off_neither_end_a_run_early_nor_take_one_
     fleet.check()
 
 
+@pytest.mark.soak
 async def test_a_deadline_holds_by_the_databases_clock(fleet: Fleet) -> None:
     await fleet.begin(roles=(API, API, WORKER), env={"REQUEST_TIMEOUT": "3"}, replica_env={0: AHEAD, 1: BEHIND})
     fleet.provider.script(rules=(Rule(when="held", turns=(HELD,) * 2),))
@@ -252,6 +254,7 @@ async def test_a_deadline_holds_by_the_databases_clock(fleet: Fleet) -> None:
     fleet.check()
 
 
+@pytest.mark.soak
 async def test_a_migration_and_a_rolling_restart_under_load_fail_no_request(fleet: Fleet) -> None:
     await fleet.begin(look_every=0.1)
     answers: list[httpx.Response] = []
