@@ -41,12 +41,17 @@ def check_bill(server: Inspected, ledger: Sequence[LedgerEntry], *, in_flight: i
 
 
 def check_runs_are_charged(server: Inspected, rows: Sequence[Row]) -> None:
-    """A run that has ended tells the sum of its calls on record."""
+    """A run that has ended tells the sum of its calls on record. What a worker that had lost the run adds after its
+    successor has begun is on record, but not told: the run's usage says that it is an estimate.
+    """
     sums: Counter[str] = Counter()
     for row in rows:
         sums[row["run_id"]] += row["cost_nanos"]
-    for run in server.rows("SELECT run_id, result FROM runs WHERE result IS NOT NULL"):
-        assert json.loads(run["result"])["usage"].get("cost_nanos", 0) == sums[run["run_id"]], run
+    for run in server.rows("SELECT run_id, attempt, result FROM runs WHERE result IS NOT NULL"):
+        usage = json.loads(run["result"])["usage"]
+        told, spent = usage.get("cost_nanos", 0), sums[run["run_id"]]
+        late = run["attempt"] > 1 and usage.get("estimated", False)
+        assert told == spent or (late and told < spent), run
 
 
 def check_budgets(server: Inspected) -> None:

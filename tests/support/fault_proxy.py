@@ -15,14 +15,14 @@ _CHUNK = 64 * 1024
 
 
 class FaultProxy:
-    """`async with FaultProxy(port) as proxy:`, then connect to ``proxy.port``.
+    """`async with FaultProxy(port) as proxy:`, then connect to ``proxy.port``. Instead of a port, a Unix socket's path.
 
     ``latency``: seconds that every piece is late, each way. ``blackhole()``: bytes go nowhere, connections stay and new
     ones are taken. ``reset()``: every connection is cut with a TCP reset. ``refuse()``: and new ones are cut at once.
     ``heal()`` ends all of it but what is already cut.
     """
 
-    def __init__(self, target: int, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, target: int | Path, *, tls: ssl.SSLContext | None = None) -> None:
         self.latency = 0.0
         self.accepted = 0
         self._target = target
@@ -85,18 +85,26 @@ class FaultProxy:
         there: asyncio.StreamWriter | None = None
         self._writers.add(writer)
         try:
-            back, there = await asyncio.open_connection("127.0.0.1", self._target)
+            back, there = await self._connect()
             self._writers.add(there)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(reader, there))
                 group.create_task(self._carry(back, writer))
         except* OSError:
             pass
+        except* asyncio.CancelledError:
+            # The end of the proxy: a stream's protocol cannot be told of it.
+            pass
         finally:
             for one in (writer, there):
                 if one is not None:
                     self._writers.discard(one)
                     one.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, Path):
+            return await asyncio.open_unix_connection(self._target)
+        return await asyncio.open_connection("127.0.0.1", self._target)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):

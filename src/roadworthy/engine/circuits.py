@@ -83,8 +83,9 @@ class ProviderCircuits:
         with self._lock:
             was_open = circuit.until is not None
             self._circuits[provider] = _Circuit()
+            if was_open:
+                self._news[provider] = None
         if was_open:
-            self._news[provider] = None
             self._telemetry.worker_note("circuit_closed", provider=provider)
 
     def failed(self, provider: str) -> None:
@@ -102,7 +103,8 @@ class ProviderCircuits:
             circuit.openings += 1
             circuit.until = now + lasts.total_seconds()
             circuit.probed_at = None
-        self._news[provider] = None
+            # Within the lock: else a round in between takes it for one that the fleet has closed.
+            self._news[provider] = None
         self._telemetry.worker_note("circuit_opened", provider=provider, seconds=lasts.total_seconds())
 
     def left(self, provider: str) -> None:

@@ -9,6 +9,9 @@ from roadworthy.ports.dispatch import Dispatcher
 Probe = Callable[[], Awaitable[str | None]]
 Trouble = Callable[[], str | None]
 
+# Seconds; more than those that probes have of their own.
+_PATIENCE = 3.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -29,6 +32,7 @@ class Readiness:
         self._dispatcher = dispatcher
         self._probes = probes
         self._outside = outside or {}
+        self._asking: dict[str, asyncio.Task[str | None]] = {}
 
     @property
     def draining(self) -> bool:
@@ -41,7 +45,7 @@ class Readiness:
             return [Problem(name="draining", detail="the server is shutting down")]
         found = [Problem(name="slots", detail="every slot is held by threads of ended runs")] * self._dispatcher.stuck()
         # At once: each may take its time to find that nobody answers.
-        details = await asyncio.gather(*(probe() for probe in self._probes.values()))
+        details = await asyncio.gather(*(self._asked(name) for name in self._probes))
         named = zip(self._probes, details, strict=True)
         return [*found, *(Problem(name=name, detail=detail) for name, detail in named if detail is not None)]
 
@@ -49,3 +53,19 @@ class Readiness:
         """What is wrong outside of this process: a model provider's trouble does not make the server unready."""
         troubles = {"provider": self._dispatcher.provider_trouble, **self._outside}
         return [Problem(name=name, detail=detail) for name, of in troubles.items() if (detail := of()) is not None]
+
+    async def _asked(self, name: str) -> str | None:
+        """What a probe says. One that is slow even to give up is not waited for: a later caller hears of it."""
+        task = self._asking.get(name)
+        if task is None:
+            # Owned here: whoever finds it done takes it away.
+            task = self._asking[name] = asyncio.get_running_loop().create_task(_told(self._probes[name]))
+        await asyncio.wait({task}, timeout=_PATIENCE)
+        if not task.done():
+            return f"it did not answer within {_PATIENCE:g} s"
+        self._asking.pop(name, None)
+        return task.result()
+
+
+async def _told(probe: Probe) -> str | None:
+    return await probe()

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import psycopg
 from psycopg import conninfo, errors
+from psycopg.abc import RV, PQGen
 from psycopg.adapt import Dumper
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
@@ -23,6 +24,8 @@ from roadworthy.storage.transaction import BulkInsert, Param, Row, Statement, Un
 
 Connection: TypeAlias = psycopg.Connection[Row]
 
+# Seconds between looks for a signal, as in the driver.
+_LOOK_EVERY = 0.1
 # Rows that one INSERT carries.
 _BULK = 50
 # More than there are statements: none is prepared twice.
@@ -42,6 +45,13 @@ class Timeouts:
     lock: timedelta = timedelta(seconds=5)
     idle_in_transaction: timedelta = timedelta(seconds=15)
     silence: timedelta = timedelta(seconds=15)
+
+    @property
+    def answer(self) -> timedelta:
+        """After that a statement's connection counts as broken: the server, which should have ended the statement,
+        stands still behind a network that works, and nobody else would notice.
+        """
+        return max(self.silence, self.statement * 1.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,16 @@ class PostgresTransaction:
         return cursor
 
 
+class _Connection(psycopg.Connection[Row]):
+    """One that does not wait for ever: an answer that is not there after ``patience`` seconds is an error."""
+
+    patience: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = _LOOK_EVERY, timeout: float | None = None) -> RV:
+        """See the driver."""
+        return super().wait(gen, interval, self.patience if timeout is None else timeout)
+
+
 class _Number(Dumper):
     """An int as text of no declared type: the statement says which (a null has none either), so that it is prepared
     once and not for each size of number.
@@ -198,12 +218,13 @@ def connect(url: str, timeouts: Timeouts, *, name: str = "roadworthy") -> Connec
     Raises:
         psycopg.OperationalError: nobody answers, or the server refuses.
     """
-    connection: Connection = psycopg.Connection.connect(
+    connection = _Connection.connect(
         connection_info(url, timeouts, name=name),
         autocommit=True,
         cursor_factory=psycopg.RawCursor,
         prepare_threshold=0,
     )
+    connection.patience = timeouts.answer.total_seconds()
     connection.prepared_max = _PREPARED
     connection.adapters.register_dumper(int, _Number)
     return connection

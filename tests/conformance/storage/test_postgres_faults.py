@@ -1,9 +1,11 @@
 """What Postgres does to us, and what becomes of it: a restart, a crash, a lost connection, a lock, a deadlock."""
 
 import asyncio
+import os
 import signal
 import threading
 from collections.abc import Generator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from roadworthy.domain.ids import KeyId, RunId
 from roadworthy.storage import postgres_schema
 from roadworthy.storage import statements as sql
 from roadworthy.storage.keys import SqlKeyStore
-from roadworthy.storage.postgres import PostgresDatabase, open_postgres
+from roadworthy.storage.postgres import PostgresDatabase, Sizes, open_postgres
 from roadworthy.storage.postgres_connection import Timeouts
 from roadworthy.storage.rows import key_params
 from roadworthy.storage.runs import SqlRunStore
@@ -187,3 +189,34 @@ async def test_what_the_url_says_wins_and_every_wait_has_its_end(url: str) -> No
             return [connection.execute(f"SHOW {name}").fetchone()[0] for name in names]
 
         assert await database.write(unit) == ["10s", "7s", "15s", "mine"]
+
+
+async def test_a_server_that_stands_still_is_given_up_although_its_network_works(own_server: PostgresServer) -> None:
+    url = own_server.create()
+    await asyncio.to_thread(postgres_schema.migrate, url)
+    quick = Timeouts(connect=SHORT, statement=SHORT, silence=SHORT)
+    sizes = Sizes(writers=1, readers=1)
+    async with asyncio.timeout(50), open_postgres(url, sizes=sizes, timeouts=quick, patience=SHORT) as database:
+        keys = keys_of(database)
+        assert await keys.insert(key("before"), OPERATOR)
+        assert await keys.find(KeyId("before"))
+        everybody = processes_of(own_server)
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for attempt in (keys.find(KeyId("before")), keys.insert(key("meanwhile"), OPERATOR)):
+                with pytest.raises(StorageUnavailable):
+                    await attempt
+        finally:
+            for pid in everybody:
+                os.kill(pid, signal.SIGCONT)
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(StorageUnavailable):
+                    assert await keys.insert(key("after"), OPERATOR)
+                    break
+
+
+def processes_of(server: PostgresServer) -> list[int]:
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return [server.pid, *map(int, children)]

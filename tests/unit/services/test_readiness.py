@@ -1,5 +1,6 @@
 """What makes a process unready, what only degrades it, and that each has a name."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -79,3 +80,24 @@ async def test_a_providers_trouble_degrades_and_does_not_unready(trouble: str | 
     readiness = Readiness(Engine(trouble=trouble), {"database": well})
     assert await readiness.problems() == []
     assert [problem.detail for problem in readiness.degraded()] == ([] if trouble is None else [trouble])
+
+
+async def test_a_probe_that_does_not_come_back_is_told_and_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadworthy.services.readiness._PATIENCE", 0.01)
+    asked, answer = 0, asyncio.Event()
+
+    async def silent() -> str | None:
+        nonlocal asked
+        asked += 1
+        await answer.wait()
+        return None
+
+    readiness = Readiness(Engine(), {"checkpoints": silent, "database": well})
+    for _ in range(2):
+        assert [problem.name for problem in await readiness.problems()] == ["checkpoints"]
+    assert asked == 1
+    answer.set()
+    monkeypatch.undo()
+    assert await readiness.problems() == []
+    assert await readiness.problems() == []
+    assert asked == 2

@@ -62,7 +62,7 @@ class AttemptJournal:
         """Take over what earlier attempts were answered on the thread's latest checkpoints."""
         thread = self._scope.watch.thread
 
-        for row in await self._rows.transact(lambda rows: load_rows(rows, thread)):
+        for row in await self._rows.transact(lambda rows: load_rows(rows, thread), harmless=True):
             key = (row.namespace, row.hash)
             self._left.setdefault(key, deque()).append(row)
             self._counts[key] = row.occurrence + 1
@@ -72,7 +72,7 @@ class AttemptJournal:
         scope = self._scope
 
         with suppress(LeaseLost, StorageUnavailable):
-            await self._rows.transact(lambda rows: spend_thread(rows, scope.watch.thread), fence=scope)
+            await self._rows.transact(lambda rows: spend_thread(rows, scope.watch.thread), fence=scope, harmless=True)
 
     async def billed(self) -> None:
         """The run has ended, and its calls are on record: let go of what was kept for that. What fails is left to the
@@ -81,7 +81,9 @@ class AttemptJournal:
         watch, run_id = self._scope.watch, self._scope.run_id
 
         with suppress(StorageUnavailable):
-            await self._rows.transact(lambda rows: forget_billed(rows, watch.thread, run_id, watch.root_id))
+            await self._rows.transact(
+                lambda rows: forget_billed(rows, watch.thread, run_id, watch.root_id), harmless=True
+            )
 
     @property
     def has_answers(self) -> bool:
@@ -183,7 +185,7 @@ class AttemptJournal:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while True:
                     coming = watch.coming()
-                    if await self._rows.transact(keep_response, fence=scope):
+                    if await self._rows.transact(keep_response, fence=scope, harmless=True):
                         return True
                     if watch.over:
                         return False

@@ -79,6 +79,8 @@ class ModelMeter(StreamMessagesHandler):
         self._circuits = circuits
         self._lock = Lock()
         self._open: dict[UUID, OpenCall] = {}
+        # Providers of calls that their circuits let through, and that have not ended.
+        self._let_through: dict[UUID, str] = {}
         self._model_calls = 0
         self._last_progress = 0.0
         self.tools = ToolEvents(emit, clock=clock, max_chars=tool_chars)
@@ -97,6 +99,11 @@ class ModelMeter(StreamMessagesHandler):
 
     def close(self) -> None:
         """Nobody waits for a call any longer. After ``AttemptStop.close``."""
+        # One that is cancelled, or refused after its circuit was asked, tells nobody that it ended.
+        with self._lock:
+            providers, self._let_through = set(self._let_through.values()), {}
+        for provider in providers:
+            self._circuits.left(provider)
 
     def open_calls(self) -> Sequence[ModelCall]:
         """Calls that have neither ended nor failed, as if they were cancelled now."""
@@ -136,7 +143,7 @@ class ModelMeter(StreamMessagesHandler):
         """As ``on_chat_model_start``, for models that complete texts."""
         prompt = [HumanMessage(text) for text in prompts]
         call = open_call(run_id, prompt, tags or (), metadata or {}, self._clock.now())
-        self._circuits.check(call.provider)
+        self._ask_circuit(run_id, call.provider)
         self._admit_call()
         self._open[run_id] = call
 
@@ -299,8 +306,14 @@ class ModelMeter(StreamMessagesHandler):
             if call.asked is not None and journal.has_answers and hook_is_placed():
                 call.replay = journal.find(call.asked)
         if call.replay is None:
-            self._circuits.check(call.provider)
+            self._ask_circuit(run_id, call.provider)
         return call
+
+    def _ask_circuit(self, run_id: UUID, provider: str) -> None:
+        self._stop.check()
+        self._circuits.check(provider)
+        if provider:
+            self._let_through[run_id] = provider
 
     def _begin(self, call: OpenCall, *, batch_size: int) -> None:
         """Neither a limit nor a budget can refuse a replay."""
@@ -314,6 +327,7 @@ class ModelMeter(StreamMessagesHandler):
     def _close(self, run_id: UUID) -> OpenCall | None:
         with self._lock:
             call = self._open.pop(run_id, None)
+            self._let_through.pop(run_id, None)
         if call is not None:
             call.closed = True
         return call

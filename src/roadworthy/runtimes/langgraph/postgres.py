@@ -124,9 +124,9 @@ class PostgresDatabase:
         if not await self._on_connection(write):
             raise LeaseLost(_LOST)
 
-    async def transact(self, unit: Unit[Found], *, fence: Fence | None = None) -> Found:
-        """See the protocol. When the connection breaks in the commit, the unit may be stored all the same: the error
-        says so.
+    async def transact(self, unit: Unit[Found], *, fence: Fence | None = None, harmless: bool = False) -> Found:
+        """See the protocol. When the connection breaks in the commit, a unit that is not ``harmless`` may be stored all
+        the same: the error says so.
         """
         committing = False
 
@@ -141,7 +141,7 @@ class PostgresDatabase:
                 committing = True
             return found
 
-        return await self._on_connection(transact, may_repeat=lambda: not committing)
+        return await self._on_connection(transact, may_repeat=lambda: harmless or not committing)
 
     async def repeat(
         self, work: Callable[[], Awaitable[Done]], *, may_repeat: Callable[[], bool] | None = None

@@ -77,6 +77,7 @@ class GatedMeter(ModelMeter):
             asked = tuple(self._asked)
         for future in asked:
             future.cancel()
+        super().close()
 
     @property
     def on_chat_model_start(self) -> Callable[..., Any]:  # pyright: ignore[reportIncompatibleMethodOverride] -- a method there

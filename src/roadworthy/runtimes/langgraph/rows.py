@@ -67,8 +67,9 @@ class Fence(Protocol):
 class RowDatabase(Protocol):
     """Where the rows are."""
 
-    async def transact(self, unit: Unit[Found], *, fence: Fence | None = None) -> Found:
-        """Execute a unit in a transaction, in which the attempt behind ``fence`` still holds its run.
+    async def transact(self, unit: Unit[Found], *, fence: Fence | None = None, harmless: bool = False) -> Found:
+        """Execute a unit in a transaction, in which the attempt behind ``fence`` still holds its run. ``harmless``: it
+        may be executed again although it may be stored, because nobody heard of its commit.
 
         Raises:
             LeaseLost: it does not; nothing is written.

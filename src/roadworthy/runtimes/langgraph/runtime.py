@@ -137,7 +137,7 @@ class LangGraphRuntime:
 
     async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
         """See ``ports.runtime.AgentRuntime.answered_calls``."""
-        return await self.saver.rows.transact(lambda rows: calls_of(rows, _key(run), run.run_id))
+        return await self.saver.rows.transact(lambda rows: calls_of(rows, _key(run), run.run_id), harmless=True)
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""
@@ -159,7 +159,7 @@ class LangGraphRuntime:
 
     async def open_reviews(self, ref: ThreadRef) -> Sequence[ToolReview]:
         """See ``ports.runtime.AgentRuntime.open_reviews``."""
-        return await self.saver.rows.transact(lambda rows: reviews_of(rows, thread_key(ref)))
+        return await self.saver.rows.transact(lambda rows: reviews_of(rows, thread_key(ref)), harmless=True)
 
     async def resolve(self, ref: ThreadRef, tool_call_id: str, resolution: Resolution) -> bool:
         """See ``ports.runtime.AgentRuntime.resolve``."""

@@ -181,7 +181,7 @@ class SqliteRowDatabase:
     def __init__(self, connection: Connection) -> None:
         self._file = connection
 
-    async def transact(self, unit: Unit[Found], *, fence: Fence | None = None) -> Found:
+    async def transact(self, unit: Unit[Found], *, fence: Fence | None = None, harmless: bool = False) -> Found:  # noqa: ARG002 -- commits are heard of here
         """See the protocol. One process has the file, so what it knows of its attempts is all there is to know."""
 
         def work(connection: sqlite3.Connection) -> Found:

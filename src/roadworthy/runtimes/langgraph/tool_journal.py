@@ -119,8 +119,9 @@ class ToolJournal:
         self._tasks[call_id] = task
         return before == task if before is not None else not self.fresh
 
-    async def transact(self, unit: Unit[Found], *, write: bool) -> Found:
+    async def transact(self, unit: Unit[Found], *, write: bool, harmless: bool = True) -> Found:
         """Execute a unit in one transaction. The first that writes also clears away what earlier runs have left.
+        ``harmless``: as in ``RowDatabase.transact``.
 
         Raises:
             LeaseLost: the attempt's fence is up.
@@ -132,7 +133,7 @@ class ToolJournal:
                 await leave_behind(rows, self.thread, self.run.run_id)
             return await unit(rows)
 
-        done = await self._rows.transact(in_order, fence=self._fence if write else None)
+        done = await self._rows.transact(in_order, fence=self._fence if write else None, harmless=harmless)
         self._swept = self._swept or write
         return done
 
@@ -239,7 +240,7 @@ class JournalledCall:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 while True:
                     coming = watch.coming()
-                    decided, before = await self.journal.transact(look, write=self.once)
+                    decided, before = await self.journal.transact(look, write=self.once, harmless=not self.once)
                     if decided:
                         return before
                     if watch.over:
