@@ -72,11 +72,11 @@ async def measure(folder: Path, scale: Scale) -> AsyncGenerator[Row]:
             in_process(folder, "postgres-ours", postgres=places[1]) as ours,
         ):
             yield await _savers(stock, ours, shared, scale)
-            async with fleet("instant", folder / "one", shared, slots=_SLOTS) as made:
+            async with fleet("scripted.py:instant", folder / "one", shared, slots=_SLOTS) as made:
                 server = await made.add("serve")
                 async for row in _rows("one server", made, server, ours, shared, scale, first=True):
                     yield row
-            async with fleet("instant", folder / "several", shared, slots=_SLOTS) as made:
+            async with fleet("scripted.py:instant", folder / "several", shared, slots=_SLOTS) as made:
                 api = await made.add("api")
                 for workers in range(1, _WORKERS + 1):
                     await made.add("worker")

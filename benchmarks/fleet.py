@@ -1,12 +1,10 @@
-"""A fleet on this machine: Postgres that waits for the disk, Valkey, and processes of the shipped command on the
-measured core. Postgres and Valkey share the other one with the load generator.
-"""
+"""A fleet on this machine: Postgres that waits for the disk, Valkey, and processes of the shipped command."""
 
 import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,7 +20,7 @@ from tests.support.valkey import ValkeyServer, valkey_server
 
 Role = Literal["serve", "api", "worker"]
 
-_GRAPHS = Path(__file__).parent / "graphs" / "scripted.py"
+_GRAPHS = Path(__file__).parent / "graphs"
 _WORDS: Mapping[Role, tuple[str, ...]] = {"serve": ("serve",), "api": ("serve", "--no-worker"), "worker": ("worker",)}
 _OK = 200
 _START_SECONDS = 60
@@ -74,7 +72,7 @@ class Replica:
         Raises:
             LoadFailed: it ended first.
         """
-        words = [*_WORDS[self.role], f"{_GRAPHS}:{self._graph}", "--port", str(self.target.port)]
+        words = [*_WORDS[self.role], str(_GRAPHS / self._graph), "--port", str(self.target.port)]
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 str(COMMAND), *words, env=self._env, cwd=ROOT, stdout=log, stderr=log
@@ -108,22 +106,33 @@ class Fleet:
     folder: Path
     url: str
     env: Mapping[str, str]
+    pinned: bool
     replicas: list[Replica] = field(default_factory=list[Replica])
 
     async def add(self, role: Role) -> Replica:
         """One more, ready."""
         replica = Replica(role, self.graph, self.folder / str(len(self.replicas)), self.env)
         self.replicas.append(replica)
-        with measured_core():
+        with measured_core() if self.pinned else nullcontext():
             await replica.start()
         return replica
 
 
 @asynccontextmanager
-async def fleet(graph: str, folder: Path, shared: Stores, *, slots: int) -> AsyncGenerator[Fleet]:
-    """One without replicas yet, on a new database."""
+async def fleet(
+    graph: str,
+    folder: Path,
+    shared: Stores,
+    *,
+    slots: int,
+    env: Mapping[str, str] | None = None,
+    pinned: bool = True,
+) -> AsyncGenerator[Fleet]:
+    """One without replicas yet, on a new database. ``graph``: as ``scripted.py:instant``, of ``graphs``. ``pinned``:
+    to the measured core.
+    """
     url = shared.postgres.create()
-    env = {
+    settings = {
         "ROADWORTHY_DATABASE_URL": url,
         "ROADWORTHY_REDIS_URL": shared.valkey.url,
         "ROADWORTHY_AUTO_MIGRATE": "true",
@@ -131,8 +140,9 @@ async def fleet(graph: str, folder: Path, shared: Stores, *, slots: int) -> Asyn
         "ROADWORTHY_ADMIN_KEY": ADMIN_KEY,
         "ROADWORTHY_LOG_FORMAT": "json",
         "MAX_CONCURRENT_REQUESTS": str(slots),
+        **(env or {}),
     }
-    made = Fleet(graph=graph, folder=folder, url=url, env=env)
+    made = Fleet(graph=graph, folder=folder, url=url, env=settings, pinned=pinned)
     try:
         yield made
     finally:
