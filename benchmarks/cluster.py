@@ -220,22 +220,26 @@ async def _statements(what: str, made: Fleet, asked: Replica, shared: Stores, ru
         await asyncio.sleep(_IDLE_SECONDS)
     yield Row(
         what=f"{what}, Postgres a run: transactions",
-        served=f"{_a_run(busy, idle, runs):.2f}",
+        served=f"{_transactions_a_run(busy, idle, runs):.2f}",
     )
-    parts = {name: _a_run(busy, idle, runs, name) for name in sorted(busy.statements)}
+    parts = {name: _statements_a_run(busy, idle, runs, name) for name in sorted(busy.statements)}
     told = ", ".join(f"{name} {count:.2f}" for name, count in parts.items())
     yield Row(what="… statements by application", served=told, result=f"{sum(parts.values()):.2f}")
     yield Row(
         what="… when nothing runs, a second",
-        served=f"{idle.transactions / idle.seconds:.1f} transactions, "
+        served=f"{idle.transactions / idle.counted_seconds:.1f} transactions, "
         f"{sum(idle.statements.values()) / idle.seconds:.1f} statements",
     )
 
 
-def _a_run(busy: Executed, idle: Executed, runs: int, application: str | None = None) -> float:
-    """Transactions, or the statements of an application."""
-    whole, alone = (one.transactions if application is None else one.statements[application] for one in (busy, idle))
-    return (whole - alone / idle.seconds * busy.seconds) / runs
+def _transactions_a_run(busy: Executed, idle: Executed, runs: int) -> float:
+    alone = idle.transactions / idle.counted_seconds * busy.counted_seconds
+    return (busy.transactions - alone) / runs
+
+
+def _statements_a_run(busy: Executed, idle: Executed, runs: int, application: str) -> float:
+    alone = idle.statements[application] / idle.seconds * busy.seconds
+    return (busy.statements[application] - alone) / runs
 
 
 async def _crossing(shared: Stores) -> Row:

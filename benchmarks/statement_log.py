@@ -20,12 +20,13 @@ _BRACKETS = ("BEGIN", "COMMIT", "ROLLBACK")
 @dataclass(slots=True)
 class Executed:
     """Filled in when the context is left. ``statements``: by application, without BEGIN and COMMIT; ``transactions``:
-    those of the database, which counts a statement outside of one as one.
+    those of the database, which counts a statement outside of one as one, in ``counted_seconds``, which are more.
     """
 
     statements: Counter[str] = field(default_factory=Counter[str])
     transactions: int = 0
     seconds: float = 0.0
+    counted_seconds: float = 0.0
 
 
 @contextmanager
@@ -33,14 +34,17 @@ def executed(server: PostgresServer, url: str) -> Generator[Executed]:
     """Of one database, while the context lasts. It slows the server down."""
     log = server.folder / "log"
     found = Executed()
-    _configure(server, {"log_line_prefix": f"{_MARK}%a in %d: ", "log_statement": "all"})
+    # Autovacuum's transactions would be counted, too.
+    _configure(server, {"autovacuum": "off", "log_line_prefix": f"{_MARK}%a in %d: ", "log_statement": "all"})
     before, start, began_at = _transactions(server, url), log.stat().st_size, perf_counter()
     try:
         yield found
         found.seconds = perf_counter() - began_at
     finally:
-        _configure(server, {"log_line_prefix": "", "log_statement": "none"})
+        _configure(server, {"log_statement": "none"})
     found.transactions = _transactions(server, url) - before
+    found.counted_seconds = perf_counter() - began_at
+    _configure(server, {"autovacuum": "on", "log_line_prefix": ""})
     with log.open(errors="replace") as file:
         file.seek(start)
         found.statements.update(filter(None, (_sender(line, f" in {name_of(url)}: ") for line in file)))
