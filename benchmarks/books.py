@@ -133,8 +133,9 @@ def _wrong_budgets(url: str) -> Sequence[str]:
         row["subject"]
         for row in _rows(
             url,
-            "SELECT subject FROM budget_periods JOIN budgets USING (budget_id) WHERE reserved_nanos != 0 OR "
-            "spent_nanos != (SELECT coalesce(sum(cost_nanos), 0) FROM model_calls WHERE owner = subject)",
+            "SELECT subject FROM budget_periods WHERE reserved_nanos != 0 OR "
+            "spent_nanos != (SELECT coalesce(sum(cost_nanos), 0) FROM model_calls "
+            "WHERE owner = budget_periods.subject)",
         )
     ]
 

@@ -6,9 +6,10 @@ The first replica is spared, so that its memory can be watched; the other two ar
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from statistics import linear_regression, median
 from time import perf_counter
@@ -29,6 +30,7 @@ _CLIENTS = 24
 _SLOTS = 16
 _USERS = 12
 _SAMPLE_SECONDS = 1.0
+_TOLD_EVERY = 10
 # A process that has just started grows until it has seen everything.
 _WARM_SECONDS = 15.0
 _AGAIN_SECONDS = 0.05
@@ -131,19 +133,30 @@ async def _ask(soak: _Soak, client: httpx.AsyncClient, number: int, transcript: 
 
 
 async def _kill(soak: _Soak, every: float) -> None:
-    for replica in cycle(soak.mortal):
-        await asyncio.sleep(every)
-        soak.generations.append((soak.now, _mib(replica.process)))
-        await replica.kill()
-        soak.kills += 1
-        began_at = perf_counter()
-        await replica.start()
-        soak.back.append(perf_counter() - began_at)
+    """Nobody is killed before it was up again; the other one may be down meanwhile."""
+    starting: dict[Replica, asyncio.Task[None]] = {}
+    async with asyncio.TaskGroup() as group:
+        for replica in cycle(soak.mortal):
+            await asyncio.sleep(every)
+            if replica in starting:
+                await starting[replica]
+            soak.generations.append((soak.now, _mib(replica.process)))
+            await replica.kill()
+            soak.kills += 1
+            starting[replica] = group.create_task(_start(soak, replica))
+
+
+async def _start(soak: _Soak, replica: Replica) -> None:
+    began_at = perf_counter()
+    await replica.start()
+    soak.back.append(perf_counter() - began_at)
 
 
 async def _sample(soak: _Soak) -> None:
-    while True:
+    for sample in count():
         soak.memory.append((soak.now, _mib(soak.spared.process)))
+        if sample % _TOLD_EVERY == 0:
+            print(f"  {soak.now:.0f} s: {len(soak.told)} questions, {soak.kills} kills", file=sys.stderr, flush=True)
         await asyncio.sleep(_SAMPLE_SECONDS)
 
 
