@@ -23,7 +23,7 @@ Role = Literal["serve", "api", "worker"]
 _GRAPHS = Path(__file__).parent / "graphs"
 _WORDS: Mapping[Role, tuple[str, ...]] = {"serve": ("serve",), "api": ("serve", "--no-worker"), "worker": ("worker",)}
 _OK = 200
-_START_SECONDS = 60
+_START_SECONDS = 180
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

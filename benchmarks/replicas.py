@@ -72,7 +72,9 @@ async def measure(folder: Path, *, runs: int, kill_every: float) -> AsyncGenerat
     env = {"WITNESS": str(witness), "ROADWORTHY_PRICE_FILE": str(prices)}
     with every_core(), stores() as shared:
         async with fleet("witnessed.py:graph", folder, shared, slots=_SLOTS, env=env, pinned=False) as made:
-            replicas = [await made.add("serve") for _ in range(REPLICAS)]
+            # The first makes the tables.
+            first = await made.add("serve")
+            replicas = [first, *await asyncio.gather(*(made.add("serve") for _ in range(1, REPLICAS)))]
             await _set_budget(replicas[0])
             soak = _Soak(made=made, spared=replicas[0], mortal=replicas[1:], began_at=perf_counter())
             await _run(soak, runs, kill_every)
@@ -164,7 +166,7 @@ async def _settle(soak: _Soak) -> None:
     """Whoever was being started is up, so that chores of dead workers are done: their leases and their money."""
     for replica in soak.mortal:
         await replica.kill()
-        await replica.start()
+    await asyncio.gather(*(replica.start() for replica in soak.mortal))
     await asyncio.sleep(_WARM_SECONDS)
 
 
