@@ -11,14 +11,24 @@ from time import perf_counter
 
 import uvloop
 
-from benchmarks import admission, first_token, journal, memory, paced, saver, startup, statements, throughput
+from benchmarks import admission, cluster, first_token, journal, memory, paced, saver, startup, statements, throughput
 from benchmarks.baseline import in_process
 from benchmarks.cores import take_load_core
 from benchmarks.report import disturbance, head, tell
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.table import Row, markdown
 
-_PARTS = ("throughput", "first-token", "paced", "memory", "admission", "statements", "saver", "journal", "startup")
+_AGAINST_BASELINE = {"throughput": throughput, "first-token": first_token, "paced": paced}
+_ALONE = {
+    "memory": memory,
+    "admission": admission,
+    "statements": statements,
+    "saver": saver,
+    "journal": journal,
+    "startup": startup,
+    "cluster": cluster,
+}
+_PARTS = (*_AGAINST_BASELINE, *_ALONE)
 
 
 def main() -> None:
@@ -51,23 +61,11 @@ async def _measure(parts: Sequence[str], scale: Scale) -> Sequence[Row]:
 
 async def _part(part: str, folder: Path, scale: Scale) -> AsyncGenerator[Row]:
     async with AsyncExitStack() as stack:
-        match part:
-            case "throughput" | "first-token" | "paced":
-                baseline = await stack.enter_async_context(in_process(folder))
-                module = {"throughput": throughput, "first-token": first_token, "paced": paced}[part]
-                rows = module.measure(folder, baseline, scale)
-            case "memory":
-                rows = memory.measure(folder, scale)
-            case "admission":
-                rows = admission.measure(folder, scale)
-            case "statements":
-                rows = statements.measure(folder, scale)
-            case "saver":
-                rows = saver.measure(folder, scale)
-            case "journal":
-                rows = journal.measure(folder, scale)
-            case _:
-                rows = startup.measure(folder, scale)
+        if part in _AGAINST_BASELINE:
+            baseline = await stack.enter_async_context(in_process(folder))
+            rows = _AGAINST_BASELINE[part].measure(folder, baseline, scale)
+        else:
+            rows = _ALONE[part].measure(folder, scale)
         async for row in rows:
             yield row
 

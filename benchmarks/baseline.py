@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.cores import measured_core
 
-SaverName: TypeAlias = Literal["stock", "ours", "memory"]
+SaverName: TypeAlias = Literal["stock", "ours", "memory", "postgres-stock", "postgres-ours"]
 
 _LINE_MAX = 16 * 2**20
 
@@ -50,14 +50,18 @@ class InProcess:
 
 
 @asynccontextmanager
-async def in_process(folder: Path, saver: SaverName = "stock") -> AsyncGenerator[InProcess]:
-    """The baseline, ready. ``saver``: LangGraph's own, the server's, or LangGraph's that keeps everything in memory."""
+async def in_process(
+    folder: Path, saver: SaverName = "stock", *, postgres: str | None = None
+) -> AsyncGenerator[InProcess]:
+    """The baseline, ready. ``saver``: LangGraph's own, the server's, or LangGraph's that keeps everything in memory;
+    on a file of ``folder``, or on the database ``postgres``.
+    """
     with measured_core():
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "benchmarks.inprocess",
-            str(folder / f"baseline-{saver}.sqlite"),
+            postgres or str(folder / f"baseline-{saver}.sqlite"),
             saver,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -43,6 +43,16 @@ def measured_core() -> Generator[None]:
         take_load_core()
 
 
+@contextmanager
+def every_core() -> Generator[None]:
+    """What is started inside, and this process, run wherever there is room."""
+    _move(_CORES)
+    try:
+        yield
+    finally:
+        take_load_core()
+
+
 def _move(cores: list[int]) -> None:
     if sys.platform == "linux" and cores:
         os.sched_setaffinity(0, cores)

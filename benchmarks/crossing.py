@@ -9,12 +9,14 @@ import json
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from time import CLOCK_MONOTONIC as CLOCK
 from time import clock_gettime_ns, process_time
 
 import uvloop
 
+from benchmarks.cores import measured_core
 from benchmarks.counting import Silence
 from benchmarks.samples import milliseconds, percentile
 from roadworthy.domain.event import ContentDelta
@@ -56,14 +58,30 @@ async def _replica(postgres: str, redis: str) -> AsyncGenerator[tuple[PostgresDa
             yield database, log
 
 
-async def _write(postgres: str, redis: str, count: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """``times``: seconds of each event; CPU in seconds of all of them."""
+
+    times: Sequence[float]
+    writing: float
+    reading: float
+
+
+def prepare(postgres: str) -> None:
+    """Make the tables of an empty database."""
+    postgres_schema.migrate(postgres)
+
+
+async def cross(postgres: str, redis: str, count: int) -> Crossing:
+    """Write so many runs at once here and follow them in another process."""
     async with _replica(postgres, redis) as (database, log):
         queue = SqlRunQueue(database, SystemClock())
         runs = [
             (await queue.accept(_new(), claim_for="here", max_pending=0, idempotency=None)).run for _ in range(count)
         ]
         words = ["-m", "benchmarks.crossing", "follow", postgres, redis, *(run.run_id for run in runs)]
-        child = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
+        with measured_core():
+            child = await asyncio.create_subprocess_exec(sys.executable, *words, stdout=asyncio.subprocess.PIPE)
         assert child.stdout is not None
         await child.stdout.readline()
         used = process_time()
@@ -73,12 +91,17 @@ async def _write(postgres: str, redis: str, count: int) -> None:
         used = process_time() - used
         seen = json.loads(await child.stdout.read())
         await child.wait()
-    times = seen["times"]
+    return Crossing(times=seen["times"], writing=used, reading=seen["cpu"])
+
+
+async def _tell(postgres: str, redis: str, count: int) -> None:
+    seen = await cross(postgres, redis, count)
+    events = len(seen.times)
     how = "polling" if redis == _WITHOUT else "Redis"
     print(
-        f"{how}, {count} runs: {len(times)} events, p50 {milliseconds(percentile(times, 50))},"
-        f" p99 {milliseconds(percentile(times, 99))}; CPU an event: {used / len(times) * 1e6:.0f} µs where written,"
-        f" {seen['cpu'] / len(times) * 1e6:.0f} µs where read"
+        f"{how}, {count} runs: {events} events, p50 {milliseconds(percentile(seen.times, 50))},"
+        f" p99 {milliseconds(percentile(seen.times, 99))}; CPU an event: {seen.writing / events * 1e6:.0f} µs where"
+        f" written, {seen.reading / events * 1e6:.0f} µs where read"
     )
 
 
@@ -136,9 +159,9 @@ def main() -> None:
         return
     with postgres_server() as postgres, valkey_server() as valkey:
         url = postgres.create()
-        postgres_schema.migrate(url)
+        prepare(url)
         for redis, count in ((valkey.url, 1), (valkey.url, 10), (valkey.url, 50), (_WITHOUT, 10)):
-            uvloop.run(_write(url, redis, count))
+            uvloop.run(_tell(url, redis, count))
 
 
 if __name__ == "__main__":

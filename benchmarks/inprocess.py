@@ -1,7 +1,7 @@
 """The baseline: the same graphs in a process without a server. Reads orders from stdin, writes results to stdout.
 
 ``baseline.py`` starts it. Its saver is LangGraph's own on a file, set up as the server's: WAL, synchronous NORMAL;
-or, to compare them, the server's, or the one that keeps everything in memory.
+or, to compare them, the server's, or the one that keeps everything in memory, or either of the first two on Postgres.
 """
 
 import asyncio
@@ -19,13 +19,22 @@ import uvloop
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
 
 from benchmarks.graphs.scripted import BUILDERS, Graph, Saver
 from roadworthy.runtimes.langgraph.checkpoints import FencedSqliteSaver, open_checkpoints
+from roadworthy.runtimes.langgraph.postgres_checkpoints import open_postgres_checkpoints
+from roadworthy.runtimes.langgraph.postgres_tables import prepare_tables
+from roadworthy.runtimes.langgraph.state_places import PostgresTables
 
 _MESSAGE = "How long is the road?"
 _KEPT = 10
+# As many as a server has at the most.
+_CONNECTIONS = 16
 _LONG = "long"
 _ANSWER = "As long as it takes, and then some. " * 8
 
@@ -128,15 +137,22 @@ async def _repeat(
 
 
 @asynccontextmanager
-async def _open(path: Path, saver: str) -> AsyncGenerator[Saver]:
+async def _open(place: str, saver: str) -> AsyncGenerator[Saver]:
     match saver:
+        case "postgres-stock":
+            async with _stock_on_postgres(place) as stock:
+                yield stock
+        case "postgres-ours":
+            await prepare_tables(place)
+            async with open_postgres_checkpoints(PostgresTables(conninfo=place, connections=_CONNECTIONS)) as ours:
+                yield ours
         case "memory":
             yield InMemorySaver()
         case "ours":
-            async with open_checkpoints(path) as ours:
+            async with open_checkpoints(Path(place)) as ours:
                 yield ours
         case _:
-            async with _stock(path) as stock:
+            async with _stock(Path(place)) as stock:
                 yield stock
 
 
@@ -149,8 +165,23 @@ async def _stock(path: Path) -> AsyncGenerator[AsyncSqliteSaver]:
         yield saver
 
 
-async def _main(path: Path, saver: str) -> None:
-    async with _open(path, saver) as opened:
+@asynccontextmanager
+async def _stock_on_postgres(place: str) -> AsyncGenerator[AsyncPostgresSaver]:
+    pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
+        place,
+        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+        min_size=0,
+        max_size=_CONNECTIONS,
+        open=False,
+    )
+    async with pool:
+        saver = AsyncPostgresSaver(pool)
+        await saver.setup()
+        yield saver
+
+
+async def _main(place: str, saver: str) -> None:
+    async with _open(place, saver) as opened:
         baseline = Baseline(opened)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
@@ -160,4 +191,4 @@ async def _main(path: Path, saver: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_main(Path(sys.argv[1]), sys.argv[2]))
+    uvloop.run(_main(sys.argv[1], sys.argv[2]))

