@@ -158,8 +158,12 @@ async def test_what_was_accepted_while_no_worker_lived_is_executed_by_the_next_o
     fleet.check()
 
 
-CRASHES = ["mid-stream", "after-response", "before-effect", "after-effect", "after-tool-result", "before-checkpoint"]
+CRASHES = ["mid-stream", "before-checkpoint"]
 MORE_CRASHES = [
+    "after-response",
+    "before-effect",
+    "after-effect",
+    "after-tool-result",
     "before-reserve",
     "before-response",
     "before-append",
@@ -209,6 +213,7 @@ async def test_a_replica_that_dies_at_a_point_of_a_run_leaves_it_to_the_others(f
     fleet.check(transcripts=[transcript], in_flight=extra)
 
 
+@pytest.mark.soak
 async def test_a_message_behind_an_earlier_failure_survives_its_replica(fleet: Fleet) -> None:
     """8b: the earlier run failed with work pending; the new one dies before its first checkpoint."""
     await fleet.begin(crash_at="after-accept")
@@ -231,6 +236,7 @@ async def test_a_message_behind_an_earlier_failure_survives_its_replica(fleet: F
     fleet.check()
 
 
+@pytest.mark.soak
 async def test_an_answer_is_given_to_its_own_question_only_whoever_asks_the_next(fleet: Fleet) -> None:
     """8c: two questions in one node; the run that answers the first dies when the graph has reached the second."""
     await fleet.begin("crashing.py:questions", crash_at="before-finish")
