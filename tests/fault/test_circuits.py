@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.fleet import Fleet
 from tests.support.invariants import check_invariants, log_records
 from tests.support.openai_provider import OpenAIProvider
 from tests.support.preloaded import Preloaded, PreloadedServer
@@ -153,6 +154,33 @@ async def test_refusals_for_the_callers_own_reasons_open_nothing(rig: Rig) -> No
             assert (await invoke(client)).json()["code"] in {"agent_error", "agent_failed", "provider_unavailable"}
         assert (await invoke(client)).json()["response"] == "fine"
     assert notes(server) == []
+
+
+async def test_what_one_replica_has_found_out_of_the_provider_all_of_them_heed(fleet: Fleet) -> None:
+    await fleet.begin(env={"ROADWORTHY_CIRCUIT_SECONDS": "8"})
+    fleet.provider.script(rules=(DOWN,))
+    async with fleet.client(0) as first:
+        for _ in range(5):
+            failed = await invoke(first)
+            assert (failed.status_code, failed.json()["code"]) == (502, "provider_unavailable"), failed.text
+    await fleet.until(lambda: fleet.logs.count('"event": "circuit_opened"') == 3)
+    for number in fleet.apis:
+        async with fleet.client(number) as one:
+            refused = await invoke(one)
+        assert (refused.status_code, refused.json()["code"]) == (503, "circuit_open"), refused.text
+        assert int(refused.headers["retry-after"]) > 0
+    assert len(fleet.provider.ledger) == 5
+    fleet.provider.script()
+    async with fleet.client(2) as last:
+        assert (await until_asked(last))["response"] == "fine"
+    await fleet.until(lambda: fleet.logs.count('"event": "circuit_closed"') == 3)
+    for number in fleet.apis:
+        async with fleet.client(number) as one:
+            assert (await invoke(one)).json()["response"] == "fine"
+    assert len(fleet.provider.ledger) == 9
+    assert fleet.rows("SELECT * FROM circuits") == []
+    await fleet.settled()
+    fleet.check()
 
 
 async def break_it(client: httpx.AsyncClient) -> None:

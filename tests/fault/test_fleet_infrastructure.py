@@ -1,10 +1,9 @@
-"""A fleet of three whose parts fail beneath it: Postgres, Redis, the network, a clock (catalogue 11 to 15, 18, 31)."""
+"""A fleet of three whose parts fail beneath it: Postgres, Redis, the network, a clock (catalogue 11 to 15, 18)."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import psycopg
@@ -15,7 +14,7 @@ from roadworthy.storage.schema import REVISIONS
 from tests.support.fault_proxy import FaultProxy
 from tests.support.fleet import API, WORKER, Fleet
 from tests.support.postgres import PostgresServer, name_of, start, stop
-from tests.support.provider.script import Fault, Hold, Rule, ToolUse, Turn
+from tests.support.provider.script import Hold, Rule, ToolUse, Turn
 from tests.support.server import free_port
 from tests.support.transcript import Transcript, follow, stream
 from tests.support.valkey import ValkeyServer
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.timeout(120)
 LEASE = LeaseTerms().length.total_seconds()
 SLOTS = {"MAX_CONCURRENT_REQUESTS": "25"}
 HELD = Turn(text="one two three", hold=Hold(at=2))
-DOWN = Rule(when="", turns=(Turn(fault=Fault(kind="error", status=529)),), pick="for_ever")
 EVENTS = "SELECT run_seq, attempt, n, type FROM events ORDER BY 1, 2, 3"
 AHEAD, BEHIND = {"CLOCK_OFF": "3600"}, {"CLOCK_OFF": "-3600"}
 
@@ -335,36 +333,6 @@ async def test_without_redis_everything_goes_on_and_rates_let_everybody_in(fleet
     fleet.check(transcripts=[mine, others])
 
 
-# --- The provider -----------------------------------------------------------------------------------------------------
-
-
-async def test_what_one_replica_has_found_out_of_the_provider_all_of_them_heed(fleet: Fleet) -> None:
-    await fleet.begin(env={"ROADWORTHY_CIRCUIT_SECONDS": "8"})
-    fleet.provider.script(rules=(DOWN,))
-    async with fleet.client(0) as first:
-        for _ in range(5):
-            failed = await invoke(first, "say: fine")
-            assert (failed.status_code, failed.json()["code"]) == (502, "provider_unavailable"), failed.text
-    await fleet.until(lambda: fleet.logs.count('"event": "circuit_opened"') == 3)
-    for number in fleet.apis:
-        async with fleet.client(number) as one:
-            refused = await invoke(one, "say: fine")
-        assert (refused.status_code, refused.json()["code"]) == (503, "circuit_open"), refused.text
-        assert int(refused.headers["retry-after"]) > 0
-    assert len(fleet.provider.ledger) == 5
-    fleet.provider.script()
-    async with fleet.client(2) as last:
-        assert (await until_asked(last))["response"] == "fine"
-    await fleet.until(lambda: fleet.logs.count('"event": "circuit_closed"') == 3)
-    for number in fleet.apis:
-        async with fleet.client(number) as one:
-            assert (await invoke(one, "say: fine")).json()["response"] == "fine"
-    assert len(fleet.provider.ledger) == 9
-    assert fleet.rows("SELECT * FROM circuits") == []
-    await fleet.settled()
-    fleet.check()
-
-
 async def invoke(client: httpx.AsyncClient, message: str, thread_id: str | None = None) -> httpx.Response:
     body = {"message": message} if thread_id is None else {"message": message, "thread_id": thread_id}
     return await client.post("/agent/invoke", json=body)
@@ -385,16 +353,6 @@ async def read(client: httpx.AsyncClient, transcript: Transcript, message: str) 
     async with client.stream("POST", "/agent/stream", json={"message": message}) as response:
         async for _ in transcript.read(response):
             pass
-
-
-async def until_asked(client: httpx.AsyncClient) -> Mapping[str, Any]:
-    """The first answer that is none of the circuit's."""
-    async with asyncio.timeout(30):
-        while True:
-            answer = (await invoke(client, "say: fine")).json()
-            if answer.get("code") != "circuit_open":
-                return answer
-            await asyncio.sleep(0.05)
 
 
 def expand(url: str) -> None:
