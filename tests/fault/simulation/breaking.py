@@ -87,22 +87,23 @@ async def _nothing_at_all(*_: Any, **__: Any) -> None:
     return None
 
 
-BREAKS: Mapping[str, Break] = {
-    rule.__name__[1:]: rule
-    for rule in (
-        _a_lost_attempt_may_finish,
-        _a_lost_attempt_may_give_back,
-        _leases_are_not_looked_at,
-        _leases_are_not_renewed,
-        _who_cannot_renew_goes_on,
-        _who_has_lost_is_not_told,
-        _nobody_reaps,
-        _an_unknown_claim_is_kept,
-        _late_events_are_stored,
-        _a_run_may_jump_the_line,
-        _keys_are_not_looked_up,
-        _calls_of_a_loser_are_forgotten,
-        _lost_calls_are_not_settled,
-        _cancels_are_lost,
-    )
-}
+def _named(*rules: Break) -> Mapping[str, Break]:
+    return {getattr(rule, "__name__", "")[1:]: rule for rule in rules}
+
+
+# Seen within a few histories.
+PLAIN = _named(
+    _a_lost_attempt_may_finish,
+    _leases_are_not_looked_at,
+    _leases_are_not_renewed,
+    _who_cannot_renew_goes_on,
+    _who_has_lost_is_not_told,
+    _nobody_reaps,
+    _an_unknown_claim_is_kept,
+    _late_events_are_stored,
+    _keys_are_not_looked_up,
+    _lost_calls_are_not_settled,
+    _cancels_are_lost,
+)
+# Seen only when several things come together.
+SUBTLE = _named(_a_lost_attempt_may_give_back, _a_run_may_jump_the_line, _calls_of_a_loser_are_forgotten)

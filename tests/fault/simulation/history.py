@@ -139,7 +139,7 @@ class History:
             self._lie_in_wait(process, "_give_back", self._stop)
         process.drain()
         # Whoever waits for its end is not patient for ever.
-        self.world.after(30, process.kill)
+        self.world.after(20, process.kill)
         self.world.after(self.world.chance.uniform(0.1, 10), self._boot)
 
     def _rush(self, process: Process) -> None:

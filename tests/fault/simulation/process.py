@@ -228,8 +228,7 @@ class Process:
     def kill(self) -> None:
         """kill -9."""
         self.troubled.append(self.world.now)
-        self.alive = False
-        self.link.closed = True
+        self._vanish()
 
     def stop(self) -> None:
         """SIGSTOP."""
@@ -298,8 +297,13 @@ class Process:
                 self.baseline = len(asyncio.all_tasks()) + 1  # the keeper's renewals begin after this
                 await self._leaving.wait()
                 await worker.drain()
+        self._vanish()
+
+    def _vanish(self) -> None:
         self.alive = False
-        link.closed = True
+        self.link.closed = True
+        if self in self.world.processes:
+            self.world.processes.remove(self)
 
 
 @asynccontextmanager
