@@ -130,10 +130,11 @@ async def test_what_tools_did_before_a_kill_is_known_and_settled_on_the_command_
             await lost
         server.change("DELETE FROM events WHERE n > 1")
         await server.start()
-        run = await rig.final(client, (await rig.only_run())["run_id"])
+        ((run_id,),) = [one.values() for one in server.rows("SELECT run_id FROM runs")]
+        run = await rig.final(client, run_id)
         assert run["error"]["code"] == "needs_review", run
         assert [one["name"] for one in run["tool_calls"]] == ["note"]
-        run_id, call = run["run_id"], run["reviews"][0]["tool_call_id"]
+        call = run["reviews"][0]["tool_call_id"]
         _, out, _ = await server.run_cli("runs", "show", run_id)
         assert call in out
         code, _, err = await server.run_cli("runs", "resolve", run_id, "--tool-call", call, "--result", "it arrived")
