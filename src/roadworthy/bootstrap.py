@@ -135,13 +135,7 @@ async def bootstrap(
         executor = TrackingExecutor(max(_MIN_THREADS, _THREADS_PER_SLOT * settings.max_concurrent_requests))
         asyncio.get_running_loop().set_default_executor(executor)
         shared = await stack.enter_async_context(open_shared(settings, database, telemetry))
-        circuits = ProviderCircuits(
-            clock,
-            telemetry,
-            failures=settings.circuit_failures,
-            lasts=settings.circuit_seconds,
-            store=shared.circuits,
-        )
+        circuits = _circuits(settings, shared, telemetry)
         runtime = await stack.enter_async_context(open_project_runtime(settings, project, folder, circuits))
         around = await _surroundings(stack, settings, database, policies, runtime, shared, telemetry)
         watchdog = stack.enter_context(Watchdog(settings.watchdog_timeout))
@@ -222,6 +216,11 @@ async def _surroundings(
         reserved_output_tokens=settings.reserved_output_tokens,
         settlements=Settlements(),
     )
+
+
+def _circuits(settings: Settings, shared: Shared, telemetry: Telemetry) -> ProviderCircuits:
+    failures, lasts = settings.circuit_failures, settings.circuit_seconds
+    return ProviderCircuits(SystemClock(), telemetry, failures=failures, lasts=lasts, store=shared.circuits)
 
 
 def _engine(settings: Settings, around: Surroundings, shared: Shared, watchdog: Watchdog) -> Worker:
