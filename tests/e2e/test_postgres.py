@@ -12,19 +12,30 @@ import httpx
 import psycopg
 import pytest
 
+from roadworthy.domain.ids import TenantId, UserId
+from roadworthy.domain.principal import Owner
 from roadworthy.http.readiness import FRESH_SECONDS
+from roadworthy.runtimes.langgraph.keys import store_prefix
 from roadworthy.storage.schema import REVISIONS
 from tests.e2e.command import AGENTS, greeting, run, serving, starting
 from tests.support.postgres import PostgresServer, name_of, postgres_server, start, stop
 from tests.support.server import ADMIN_KEY, free_port
+from tests.support.valkey import ValkeyServer, valkey_server
 
 TARGET = f"{AGENTS}:waiting"
+ANN = Owner(tenant=TenantId("default"), user=UserId("ann"))
 PEPPER = "the-pepper-of-the-test"
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Generator[PostgresServer]:
     with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Generator[ValkeyServer]:
+    with valkey_server() as server:
         yield server
 
 
@@ -117,11 +128,54 @@ async def test_the_command_line_works_beside_a_server(tmp_path: Path, url: str) 
         assert "ann" in await cli("rates", "list")
         await cli("usage")
         assert "key.create" in await cli("audit")
-        assert '"thread_id":"t"' in (await cli("users", "export", "ann")).replace(" ", "")
+        with psycopg.connect(url) as connection:
+            prefix = ".".join((*store_prefix(ANN, shared_by_tenant=False), "notes"))
+            connection.execute(
+                "INSERT INTO store (prefix, key, value) VALUES (%s, 'k', '{\"tree\": \"oak\"}')", (prefix,)
+            )
+        exported = [json.loads(line) for line in (await cli("users", "export", "ann")).splitlines()]
+        assert any(one.get("thread_id") == "t" for one in exported)
+        items = [one for one in exported if one.get("key") == "k"]
+        assert [(one["namespace"], one["value"]) for one in items] == [(["notes"], {"tree": "oak"})]
         assert "verdict: ok" in await cli("doctor", TARGET)
         code, out, err = await run(tmp_path, "users", "erase", "ann", "--yes", env=env)
         assert (code, out) == (2, "")
         assert "/admin/users/ann" in err
+
+
+async def test_who_may_make_no_tables_serves_what_the_owner_has_migrated(
+    tmp_path: Path, url: str, valkey: ValkeyServer
+) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS clerk")
+        connection.execute("CREATE ROLE clerk LOGIN")
+    clerk = environment(url.replace("postgres@", "clerk@"), ROADWORTHY_REDIS_URL=valkey.url)
+    try:
+        code, out, err = await run(tmp_path, "migrate", env=environment(url))
+        assert (code, err) == (0, "")
+        assert "the tables of agents' state are there" in out
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk")
+            connection.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO clerk")
+        found = await _findings(tmp_path, clerk)
+        assert (found["agents' state"], found["redis"]) == (("ok", "its tables are there"), ("ok", "it answers"))
+        async with serving(tmp_path, TARGET, env=clerk) as server, server.client(server.first_key) as client:
+            answer = await client.post("/agent/invoke", json={"message": "hello", "thread_id": "t"})
+            assert (answer.status_code, answer.json()["response"]) == (200, "hello to you"), answer.text
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP TABLE journal")
+        dead = {**clerk, "ROADWORTHY_REDIS_URL": f"redis://:hidden-word@127.0.0.1:{free_port()}/0"}
+        found = await _findings(tmp_path, dead)
+        assert found["agents' state"] == ("warn", "its tables are missing")
+        assert found["redis"] == ("warn", "Redis cannot be used at the moment")
+        code, out, err = await run(tmp_path, "doctor", TARGET, env=dead)
+        assert "hidden-word" not in out + err
+        code, out, err = await run(tmp_path, "serve", TARGET, env=clerk)
+        assert (code, "run `roadworthy migrate` as a role that may" in err) == (2, True), err
+    finally:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("DROP OWNED BY clerk")
+            connection.execute("DROP ROLE clerk")
 
 
 async def test_an_older_version_goes_on_while_a_later_one_adds_to_the_schema(tmp_path: Path, url: str) -> None:
@@ -238,6 +292,12 @@ async def test_a_missing_driver_and_wrong_addresses_are_named_with_what_to_do(tm
         code, out, err = await run(tmp_path, "doctor", env=env)
         assert (code, said.partition("'")[0] in " ".join(out.split())) == (1, True), out
         assert "hidden" not in out + err
+
+
+async def _findings(folder: Path, env: dict[str, str]) -> dict[str, tuple[str, str]]:
+    _, out, err = await run(folder, "doctor", TARGET, "--json", env=env)
+    assert "Traceback" not in err
+    return {one["check"]: (one["verdict"], one["detail"]) for one in json.loads(out)["checks"]}
 
 
 async def _until(client: httpx.AsyncClient, path: str, status: int) -> httpx.Response:

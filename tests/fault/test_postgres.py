@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Generator
 
+import httpx
 import pytest
 
 from tests.support.invariants import check_invariants
 from tests.support.postgres import PostgresServer, postgres_server, start, stop
-from tests.support.provider.script import Hold, Rule, Turn
+from tests.support.provider.script import Hold, Rule, ToolUse, Turn
 from tests.support.rig import Rig
 from tests.support.transcript import Transcript, follow
 
@@ -111,3 +112,41 @@ async def test_a_killed_servers_run_goes_on_at_the_next_start_and_its_stream_wit
     assert rig.effects.count("slow_note") == 1
     assert len(rig.provider.ledger) == 2
     check_invariants(server, rig.provider.ledger, transcripts=[transcript])
+
+
+async def test_what_tools_did_before_a_kill_is_known_and_settled_on_the_command_line(
+    rig: Rig, env: dict[str, str]
+) -> None:
+    tools = (ToolUse(name="note", args={"text": "x"}),), (ToolUse(name="transfer", args={"text": "x"}),)
+    turns = (*(Turn(tools=one) for one in tools), Turn(text="done"))
+    rig.provider.script(rules=(Rule(when="pay", turns=turns, pick="by_position"),))
+    server = await rig.serve("paying.py:graph", env=env)
+    async with server.client() as client:
+        async with asyncio.TaskGroup() as group:
+            body = {"message": "pay", "thread_id": "t", "on_disconnect": "continue"}
+            lost = group.create_task(_lost(client, body))
+            await rig.effect("transfer", phase="begin")
+            await server.kill()
+            await lost
+        server.change("DELETE FROM events WHERE n > 1")
+        await server.start()
+        ((run_id,),) = [one.values() for one in server.rows("SELECT run_id FROM runs")]
+        run = await rig.final(client, run_id)
+        assert run["error"]["code"] == "needs_review", run
+        assert [one["name"] for one in run["tool_calls"]] == ["note"]
+        call = run["reviews"][0]["tool_call_id"]
+        _, out, _ = await server.run_cli("runs", "show", run_id)
+        assert call in out
+        code, _, err = await server.run_cli("runs", "resolve", run_id, "--tool-call", call, "--result", "it arrived")
+        assert (code, "can be resumed" in err) == (0, True), err
+        code, _, err = await server.run_cli("runs", "resolve", run_id, "--tool-call", call, "--run-again")
+        assert (code, "asks for no review" in err) == (1, True), err
+        resumed = (await client.post(f"/agent/runs/{run_id}/resume")).json()
+        assert (resumed["status"], resumed["response"]) == ("success", "done"), resumed
+    assert (rig.effects.count("note"), rig.effects.count("transfer", phase="begin")) == (1, 1)
+    check_invariants(server, rig.provider.ledger)
+
+
+async def _lost(client: httpx.AsyncClient, body: dict[str, str]) -> None:
+    with pytest.raises(httpx.TransportError):
+        await client.post("/agent/invoke", json=body)

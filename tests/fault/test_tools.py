@@ -2,8 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
 
 from tests.support.invariants import check_invariants, threads_of
+from tests.support.provider.script import Rule, ToolUse, Turn
 from tests.support.rig import Rig
 
 
@@ -122,3 +127,34 @@ async def test_sync_tools_block_nobody(rig: Rig) -> None:
         assert late.result().json()["response"] == "late"
     assert threads_of(server.pid) < 40
     check_invariants(server, rig.provider.ledger)
+
+
+async def test_a_tool_whose_end_was_not_in_the_log_yet_is_in_the_run_after_a_kill(rig: Rig) -> None:
+    turns = [Turn(tools=(ToolUse(name=name, args={"text": "x"}),)) for name in ("note", "slow_note")]
+    rig.provider.script(rules=(Rule(when="work", turns=(*turns, Turn(text="done")), pick="by_position"),))
+    server = await rig.serve()
+    async with server.client() as client:
+        async with asyncio.TaskGroup() as group:
+            body = {"message": "work", "thread_id": "t", "on_disconnect": "continue"}
+            lost = group.create_task(_lost(client, body))
+            await rig.effect("slow_note", phase="begin")
+            await server.kill()
+            await lost
+        # As if the first flush had not come to its commit: by now it may have.
+        assert server.rows("SELECT 1 FROM events")
+        server.change("DELETE FROM events WHERE n > 1")
+        rig.open_gate("x")
+        await server.start()
+        run = await rig.final(client, (await rig.only_run())["run_id"])
+    assert (run["status"], run["response"], run["attempt"]) == ("success", "done", 2), run
+    assert [(one["name"], one["args"]) for one in run["tool_calls"]] == [
+        (name, {"text": "x"}) for name in ("note", "slow_note")
+    ]
+    assert all(one["result"] and not one["error"] for one in run["tool_calls"])
+    assert rig.effects.count("note") == 1
+    assert len(rig.provider.ledger) == 3
+
+
+async def _lost(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    with pytest.raises(httpx.TransportError):
+        await client.post("/agent/invoke", json=body)

@@ -194,6 +194,9 @@ class ServerProcess:
 
     def change(self, sql: str, *parameters: object) -> int:
         """Change the tables of a server that is not running. Returns how many rows were changed."""
+        if url := self.env.get("ROADWORTHY_DATABASE_URL"):
+            with psycopg.connect(url) as beside:
+                return beside.execute(sql.replace("%", "%%").replace("?", "%s").encode(), parameters).rowcount
         with sqlite3.connect(self.database) as connection:
             changed = connection.execute(sql, parameters).rowcount
         connection.close()

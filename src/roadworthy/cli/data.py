@@ -17,6 +17,7 @@ from roadworthy.ports.queue import RunQueue
 from roadworthy.ports.store import RunStore
 
 if TYPE_CHECKING:
+    from roadworthy.runtimes.langgraph.state_places import StatePlace
     from roadworthy.services.audit import AuditTrail
     from roadworthy.services.budgets import Budgets
     from roadworthy.services.keys import Keys
@@ -83,6 +84,14 @@ async def open_data(settings: "Settings") -> AsyncGenerator[OperatorData]:
             usage=UsageReports(ledger, clock, settings.time_zone),
             audit=AuditTrail(SqlAuditLog(database)),
         )
+
+
+def agents_state(settings: "Settings") -> "StatePlace":
+    """Where agents keep their state, to be looked at beside a server."""
+    from roadworthy.cluster import state_place
+    from roadworthy.storage.folder import DataFolder
+
+    return state_place(settings, DataFolder(settings.data_dir.absolute()))
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ import typer
 
 from roadworthy.cli import checks
 from roadworthy.cli.checks import Finding, Verdict
+from roadworthy.cli.cluster_checks import check_agents_state, check_redis
 from roadworthy.cli.environment import env_name, load_settings, secret_values
 from roadworthy.cli.output import console, say_json, say_table
 from roadworthy.domain.errors import ConfigError
@@ -92,6 +93,7 @@ async def _examine(settings: "Settings", target: str | None) -> Sequence[Finding
         *checks.check_prices(settings),
         *checks.check_data_folder(settings),
         *checks.check_database(settings),
+        *await check_redis(settings),
         *await checks.check_clock(settings, datetime.now(UTC)),
     ]
     findings += await _examine_agents(settings, target)
@@ -103,7 +105,11 @@ async def _examine_agents(settings: "Settings", target: str | None) -> Sequence[
 
     try:
         async with open_project(settings, target) as project:
-            findings = [*checks.check_agents(project), *checks.check_state_types(project, settings)]
+            findings = [
+                *checks.check_agents(project),
+                *checks.check_state_types(project, settings),
+                *await check_agents_state(settings, project),
+            ]
             models = assistant_models(settings, target)
     except ConfigError as error:
         return [Finding(check="agents", verdict=Verdict.FAIL, detail=error.message, advice="mend what it names")]

@@ -16,6 +16,7 @@ from roadworthy.runtimes.langgraph.factories import build_agents
 from roadworthy.runtimes.langgraph.project import PROJECT_FILE, read_project, read_target
 from roadworthy.runtimes.langgraph.project import Project as Source
 from roadworthy.runtimes.langgraph.registry import LoadedAgent
+from roadworthy.runtimes.langgraph.store import StoreConfig
 from roadworthy.runtimes.langgraph.store_config import store_config
 from roadworthy.settings import Settings
 
@@ -36,6 +37,16 @@ async def open_project(settings: Settings, target: str | None) -> AsyncGenerator
         log.warning("project", detail=sentence)
     async with build_agents(source) as agents:
         yield Project(agents=agents, store=store_config(source))
+
+
+def indexed_as() -> StoreConfig:
+    """How the store of the agents of this folder is indexed. They are not built.
+
+    Raises:
+        ConfigError: the project does not load, or the index is wrong.
+    """
+    source = _source(None)
+    return (None if source is None else store_config(source)) or StoreConfig()
 
 
 def assistant_models(settings: Settings, target: str | None) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """``roadworthy runs``: what an operator asks about runs, how one is stopped or reviewed, beside a running server.
 
 ``cancel`` notes the request in the database; the server that executes the run acts on it within a second. ``resolve``
-writes to the file of checkpoints, where the run that resumes finds it.
+writes beside the checkpoints, where the run that resumes finds it.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roadworthy.cli.data import open_data
+from roadworthy.cli.data import agents_state, open_data
 from roadworthy.cli.environment import load_settings
 from roadworthy.cli.output import hint, iso, moment, say, say_json, say_table
 from roadworthy.domain.errors import Conflict, InvalidRequest, NotFound
@@ -23,6 +23,7 @@ from roadworthy.domain.run import CancelReason, Run, RunStatus
 if TYPE_CHECKING:
     from roadworthy.cli.data import OperatorData
     from roadworthy.domain.json import JsonValue
+    from roadworthy.settings import Settings
 
 app = typer.Typer(help="List, show, cancel and review runs.", no_args_is_help=True)
 
@@ -51,8 +52,7 @@ def list_(
 @app.command()
 def show(run_id: _RunId, as_json: _Json = False) -> None:
     """Show one run: what became of it and what it used. Texts of messages are not shown."""
-    run = asyncio.run(_show(run_id))
-    reviews = _reviews(run)
+    run, reviews = asyncio.run(_show(run_id))
     if as_json:
         say_json({**_as_json(run), "reviews": [_review_json(one) for one in reviews]})
         return
@@ -98,9 +98,11 @@ async def _list(tenant: str | None, status: RunStatus | None, limit: int) -> lis
         return list(page.items)
 
 
-async def _show(run_id: str) -> Run:
-    async with open_data(load_settings()) as data:
-        return await _get(data, run_id)
+async def _show(run_id: str) -> tuple[Run, Sequence[ToolReview]]:
+    settings = load_settings()
+    async with open_data(settings) as data:
+        run = await _get(data, run_id)
+        return run, await _reviews(settings, run)
 
 
 async def _cancel(run_id: str) -> Run:
@@ -111,20 +113,22 @@ async def _cancel(run_id: str) -> Run:
 
 async def _resolve(run_id: str, tool_call_id: str, resolution: Resolution) -> Sequence[ToolReview]:
     """Returns what is left to be said."""
-    from roadworthy.runtimes.langgraph.review_file import resolve_in
+    from roadworthy.runtimes.langgraph.beside import resolve_in
 
-    run = await _show(run_id)
-    if not run.in_review:
-        raise Conflict(f"{run_id} did not stop for a review")
-    if not resolve_in(load_settings().data_dir, run, tool_call_id, resolution, datetime.now(UTC)):
-        raise NotFound(f"{run_id} asks for no review of the tool call {tool_call_id}")
-    return _reviews(run)
+    settings = load_settings()
+    async with open_data(settings) as data:
+        run = await _get(data, run_id)
+        if not run.in_review:
+            raise Conflict(f"{run_id} did not stop for a review")
+        if not await resolve_in(agents_state(settings), run, tool_call_id, resolution, datetime.now(UTC)):
+            raise NotFound(f"{run_id} asks for no review of the tool call {tool_call_id}")
+        return await _reviews(settings, run)
 
 
-def _reviews(run: Run) -> Sequence[ToolReview]:
-    from roadworthy.runtimes.langgraph.review_file import reviews_in
+async def _reviews(settings: "Settings", run: Run) -> Sequence[ToolReview]:
+    from roadworthy.runtimes.langgraph.beside import reviews_in
 
-    return reviews_in(load_settings().data_dir, run) if run.in_review else ()
+    return await reviews_in(agents_state(settings), run) if run.in_review else ()
 
 
 async def _get(data: "OperatorData", run_id: str) -> Run:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roadworthy.cli.data import actor, open_database
+from roadworthy.cli.data import actor, agents_state, open_database
 from roadworthy.cli.environment import load_settings
 from roadworthy.cli.output import hint, say_json
 from roadworthy.domain.errors import ConfigError, InvalidRequest
@@ -90,7 +90,7 @@ async def _export(settings: "Settings", owner: Owner, lines: "BinaryIO") -> None
             runs=runs,
             log=SqlEventLog(database, runs),
             keys=Keys(SqlKeyStore(database, clock), clock, settings.pepper(folder.pepper)),
-            runtime=_StoreFile(folder.path, shared=settings.store_scope == "tenant"),
+            runtime=_Store(settings),
             clock=clock,
             states=False,
         )
@@ -138,12 +138,11 @@ async def _runtime(settings: "Settings", folder: "DataFolder") -> "AsyncGenerato
         yield runtime
 
 
-class _StoreFile:
+class _Store:
     """``services.user_export.UserState`` for an export: the agents' store, read beside a server."""
 
-    def __init__(self, folder: Path, *, shared: bool) -> None:
-        self._folder = folder
-        self._shared = shared
+    def __init__(self, settings: "Settings") -> None:
+        self._settings = settings
 
     async def thread_state(self, agent: "AgentName", ref: "ThreadRef") -> ThreadState:  # noqa: ARG002 -- port
         """Nobody can read it without the agent."""
@@ -151,9 +150,10 @@ class _StoreFile:
 
     async def export_items(self, owner: Owner) -> "Sequence[JsonObject]":
         """See ``AgentRuntime.export_items``."""
-        from roadworthy.runtimes.langgraph.store_items import STORE_FILE, items_in_file
+        from roadworthy.runtimes.langgraph.beside import items_in
 
-        return () if self._shared else list(items_in_file(self._folder / STORE_FILE, owner))
+        shared = self._settings.store_scope == "tenant"
+        return () if shared else await items_in(agents_state(self._settings), owner)
 
 
 class _Ending:

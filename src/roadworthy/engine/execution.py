@@ -178,7 +178,7 @@ class Attempt:
             calls = await calls_so_far(
                 self.run, seen, ledger=around.ledger, runtime=around.runtime, spending=spending, meter=meter
             )
-            self._tally.inherit(seen, calls)
+            self._tally.inherit(seen, calls, await around.runtime.finished_tools(self.run))
             await meter.flush()
             void = await self._void(seen)
             if self.run.losses:

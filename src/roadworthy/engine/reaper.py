@@ -95,7 +95,7 @@ async def earlier_result(run: Run, error: RunError, around: Surroundings, *, cra
         after, seen, ledger=around.ledger, runtime=around.runtime, spending=spending, meter=meter
     )
     await meter.flush()
-    return left_behind(seen, calls, error, crashed=crashed)
+    return left_behind(seen, calls, await around.runtime.finished_tools(run), error, crashed=crashed)
 
 
 def _ending(run: Run, losses: int, around: Surroundings) -> tuple[RunStatus, RunError] | None:

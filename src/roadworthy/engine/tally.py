@@ -1,6 +1,7 @@
 """Adds up what an attempt's events amount to: the run's result so far, complete or partial.
 
-``engine/execution.py`` feeds it; for later attempts it first takes over what earlier ones left in log and ledger.
+``engine/execution.py`` feeds it; for later attempts it first takes over what earlier ones left in log, ledger
+and the runtime's keeping.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,10 +45,10 @@ class Tally:
         """Tool calls so far."""
         return len(self._tools)
 
-    def inherit(self, events: Sequence[Event], calls: Iterable[ModelCall]) -> None:
+    def inherit(self, events: Sequence[Event], calls: Iterable[ModelCall], tools: Iterable[ToolCall]) -> None:
         """Take over the finished tool calls and the model calls of earlier attempts.
 
-        Whether a call was journalled is in the log only.
+        ``tools``: those whose end the log may have missed. Whether a model call was journalled is in the log only.
         """
         outside: set[str] = set()
         for event in events:
@@ -55,6 +56,9 @@ class Tally:
                 self.add(event.body)
             elif isinstance(event.body, UsageReported) and not event.body.call.journalled:
                 outside.add(event.body.call.call_id)
+        for tool in tools:
+            if (told := self._tools.get(tool.id)) is None or told.duration_ms is None:
+                self._tools[tool.id] = tool
         self._tools = {id_: call for id_, call in self._tools.items() if call.duration_ms is not None}
         self._running.clear()
         self.usage = Usage()
@@ -119,9 +123,11 @@ class Tally:
         return "".join(next(reversed(self._texts.values()), []))
 
 
-def left_behind(events: Sequence[Event], calls: Iterable[ModelCall], error: RunError, *, crashed: bool) -> RunResult:
+def left_behind(
+    events: Sequence[Event], calls: Iterable[ModelCall], tools: Iterable[ToolCall], error: RunError, *, crashed: bool
+) -> RunResult:
     """The result of a run that ends without another attempt. ``crashed``: it may miss the call in flight then."""
     tally = Tally()
-    tally.inherit(events, calls)
+    tally.inherit(events, calls, tools)
     tally.usage = replace(tally.usage, estimated=tally.usage.estimated or crashed)
     return tally.result(error=error)

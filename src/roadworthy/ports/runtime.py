@@ -22,7 +22,7 @@ from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.review import Resolution, ToolReview
-from roadworthy.domain.run import Run
+from roadworthy.domain.run import Run, ToolCall
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
 
@@ -252,6 +252,12 @@ class AgentRuntime(Protocol):
     async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
         """Complete model calls of earlier attempts of ``run``, as far as they are kept: their worker may have died
         before it told anybody of them. Until ``Execution.billed`` no call goes whose answer was stored.
+        """
+        ...
+
+    async def finished_tools(self, run: Run) -> Sequence[ToolCall]:
+        """Tool calls of earlier attempts of ``run`` that have ended, as far as they are kept, in the order of their
+        beginnings: their worker may have died before it told anybody of them.
         """
         ...
 

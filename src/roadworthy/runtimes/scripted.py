@@ -18,7 +18,7 @@ from roadworthy.domain.ids import AgentName, RunId, new_id
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.review import Resolution, ToolReview
-from roadworthy.domain.run import InputKind, Run
+from roadworthy.domain.run import InputKind, Run, ToolCall
 from roadworthy.domain.thread import Message, ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.runtime import (
@@ -104,6 +104,7 @@ class ScriptedRuntime:
         self.reviews: dict[ThreadRef, list[ToolReview]] = {}
         self.resolutions: dict[str, Resolution] = {}
         self.answered: dict[RunId, Sequence[ModelCall]] = {}
+        self.finished: dict[RunId, Sequence[ToolCall]] = {}
         self.items: dict[Owner, Sequence[JsonObject]] = {}
         self._agents = {agent.name: agent for agent in agents}
         self._default = says("Hello.") if default is None else default
@@ -178,6 +179,10 @@ class ScriptedRuntime:
     async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
         """What the test has put into ``answered``."""
         return tuple(self.answered.get(run.run_id, ()))
+
+    async def finished_tools(self, run: Run) -> Sequence[ToolCall]:
+        """What the test has put into ``finished``."""
+        return tuple(self.finished.get(run.run_id, ()))
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""

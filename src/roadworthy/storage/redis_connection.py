@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -17,7 +17,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from roadworthy.domain.errors import ConfigError, StorageUnavailable
-from roadworthy.ports.telemetry import Telemetry
 
 _PREFIX = "roadworthy"
 _NOTE_EVERY = timedelta(minutes=1)
@@ -34,10 +33,18 @@ class RedisTimes:
     idle: timedelta = timedelta(seconds=15)
 
 
+class Notes(Protocol):
+    """What is told of a Redis server: to a process's ``ports.telemetry.Telemetry``."""
+
+    def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
+        """See ``Telemetry``."""
+        ...
+
+
 class RedisServer:
     """One process's connections: a bounded pool for commands, and single ones for who waits. See ``open_redis``."""
 
-    def __init__(self, url: str, telemetry: Telemetry, *, times: RedisTimes, connections: int) -> None:
+    def __init__(self, url: str, telemetry: Notes, *, times: RedisTimes, connections: int) -> None:
         self._url = url
         self._telemetry = telemetry
         self._failing: dict[Part, float] = {}
@@ -102,7 +109,7 @@ class RedisServer:
 
 @asynccontextmanager
 async def open_redis(
-    url: str, telemetry: Telemetry, *, times: RedisTimes | None = None, connections: int = 8
+    url: str, telemetry: Notes, *, times: RedisTimes | None = None, connections: int = 8
 ) -> AsyncGenerator[RedisServer]:
     """The server at ``url``, whether it answers or not.
 
@@ -114,6 +121,23 @@ async def open_redis(
         yield server
     finally:
         await server.close()
+
+
+async def redis_problem(url: str) -> str | None:
+    """Why the server at ``url`` cannot be used, in words safe to show; None when it answers.
+
+    Raises:
+        ConfigError: that is not a URL of a Redis server.
+    """
+    async with open_redis(url, _Silence(), connections=1) as server:
+        return await server.problem()
+
+
+class _Silence:
+    """For who only asks: nothing is told."""
+
+    def worker_note(self, event: str, **fields: str | float | bool | None) -> None:
+        """See ``Notes``."""
 
 
 @contextmanager

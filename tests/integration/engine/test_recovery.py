@@ -13,7 +13,7 @@ from roadworthy.domain.event import (
     ToolCallStarted,
     UsageReported,
 )
-from roadworthy.domain.run import CancelReason, InputKind, Run, RunStatus
+from roadworthy.domain.run import CancelReason, InputKind, Run, RunStatus, ToolCall
 from roadworthy.ports.runtime import Completed, Paused, Progress
 from roadworthy.runtimes.scripted import Gate, Script, ScriptedRuntime
 from tests.integration.engine.failing import Pause
@@ -84,6 +84,16 @@ async def test_tools_and_calls_of_a_lost_attempt_are_counted_once(database_file:
         assert [(one.id, one.args, one.result) for one in ended.result.tool_calls] == [("t", {"q": 1}, "found")]
         reports = [event.body for event in await stage.events(run) if isinstance(event.body, UsageReported)]
         assert [report.total.model_calls for report in reports] == [1, 2]
+
+
+async def test_a_tool_that_nobody_heard_the_end_of_is_in_the_result(database_file: Path) -> None:
+    runtime = ScriptedRuntime(default=HELD)
+    run = await crash(database_file, runtime)
+    runtime.finished[run.run_id] = [ToolCall(id="t", name="search", args={"q": 1}, result="found", duration_ms=1)]
+    async with open_stage(database_file, runtime=runtime) as stage:
+        runtime.gate("g").set()
+        ended = await stage.end(run)
+        assert [(one.id, one.args, one.result) for one in ended.result.tool_calls] == [("t", {"q": 1}, "found")]
 
 
 async def test_a_run_is_poisoned_by_its_third_loss_without_progress(database_file: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_running_tool_is_counted_until_it_ends() -> None:
 
 def test_a_later_attempt_takes_over_finished_tools_and_paid_calls_but_no_cut_off_tool() -> None:
     tally = Tally()
-    tally.inherit(numbered(started("t"), finished("t"), started("cut")), [call(1), call(2, estimated=True)])
+    tally.inherit(numbered(started("t"), finished("t"), started("cut")), [call(1), call(2, estimated=True)], [])
     result = tally.result()
     assert [one.id for one in result.tool_calls] == ["t"]
     assert tally.tools_running == 0
@@ -81,10 +81,19 @@ def test_a_later_attempt_takes_over_finished_tools_and_paid_calls_but_no_cut_off
     assert (result.usage.model_calls, result.usage.tokens.total, result.usage.estimated) == (2, 23, True)
 
 
+def test_a_tool_of_which_the_log_missed_the_end_or_everything_is_taken_from_what_the_runtime_keeps() -> None:
+    tally = Tally()
+    kept = [ToolCall(id=id_, name=id_, args={}, result="kept", duration_ms=1) for id_ in ("whole", "half", "none")]
+    tally.inherit(numbered(started("whole"), finished("whole"), started("half"), started("cut")), [], kept)
+    result = tally.result()
+    assert [(one.id, one.result) for one in result.tool_calls] == [("whole", "r"), ("half", "kept"), ("none", "kept")]
+    assert (tally.tool_calls, tally.tools_running) == (3, 0)
+
+
 @pytest.mark.parametrize("crashed", [True, False])
 def test_what_a_crash_left_behind_is_marked_as_an_estimate(*, crashed: bool) -> None:
     error = RunError(code="poisoned", message="m")
-    result = left_behind([], [call(1)], error, crashed=crashed)
+    result = left_behind([], [call(1)], [], error, crashed=crashed)
     assert (result.usage.model_calls, result.usage.estimated) == (1, crashed)
     assert result.error == error
 

@@ -15,24 +15,14 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
 from roadworthy.domain.errors import ConfigError
-from roadworthy.domain.principal import Owner
 from roadworthy.runtimes.langgraph.current import current_attempt
-from roadworthy.runtimes.langgraph.keys import owned_range
 from roadworthy.runtimes.langgraph.postgres import Pool, PostgresDatabase, ask_for_run, check_run, open_pool
 from roadworthy.runtimes.langgraph.postgres_errors import postgres_errors
-from roadworthy.runtimes.langgraph.postgres_tables import prepare_tables
+from roadworthy.runtimes.langgraph.postgres_items import PostgresItems
+from roadworthy.runtimes.langgraph.postgres_tables import are_complete, prepare_tables
 from roadworthy.runtimes.langgraph.state_places import PostgresTables
 from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope
-from roadworthy.runtimes.langgraph.store_items import AT_ONCE, ItemRow
 
-# Compared byte by byte, whatever the database's own order: so is the index over ``prefix``.
-_RANGE = "prefix ~>=~ ? AND prefix ~<~ ?"
-_SOME = (
-    f"SELECT prefix, key, value::text, created_at, updated_at FROM store WHERE {_RANGE} "  # noqa: S608 -- constants
-    'AND (prefix COLLATE "C", key COLLATE "C") > (?, ?) ORDER BY prefix COLLATE "C", key COLLATE "C" LIMIT ?'
-)
-# Embeddings go with their items.
-_ERASE = f"DELETE FROM store WHERE ctid = ANY (ARRAY (SELECT ctid FROM store WHERE {_RANGE} LIMIT ?))"  # noqa: S608 -- constants
 _EXTENSION = "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'"
 
 
@@ -81,22 +71,6 @@ class FencedPostgresStore(AsyncPostgresStore):
             yield cursor
 
 
-class _Items:
-    """``store.StoredItems``."""
-
-    def __init__(self, database: PostgresDatabase) -> None:
-        self._database = database
-
-    async def some(self, owner: Owner, after: ItemRow | None) -> Sequence[ItemRow]:
-        place = ("", "") if after is None else after[:2]
-        found = await self._database.fetch(_SOME, *owned_range(owner), *place, AT_ONCE)
-        return [(prefix, key, value, str(created), str(updated)) for prefix, key, value, created, updated in found]
-
-    async def erase_some(self, owner: Owner) -> tuple[int, bool]:
-        count = await self._database.run(_ERASE, *owned_range(owner), AT_ONCE)
-        return count, count == AT_ONCE
-
-
 @asynccontextmanager
 async def open_postgres_store(
     place: PostgresTables, *, scope: StoreScope, config: StoreConfig
@@ -107,23 +81,56 @@ async def open_postgres_store(
         ConfigError: the index cannot be set up.
         StorageUnavailable: the database does not answer.
     """
-    # SQLite's words for an index are the same.
-    index = None if config.index is None else cast("PostgresIndexConfig", dict(config.index))
-    if index is not None:
-        await _check_extension(place.conninfo)
+    index = _index_of(config)
     pool = open_pool(place.conninfo, connections=place.connections, patience=place.patience, name="store")
     async with pool as opened:
         try:
             inner = FencedPostgresStore(opened, index=index, ttl=config.ttl)
-            await prepare_tables(place.conninfo, index=index)
         except (ImportError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"the store's index cannot be set up: {error}") from error
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise ConfigError(f"the tables of agents' state cannot be made: {error}") from error
+        await prepare_state(place, config)
         async with inner:
             if config.ttl is not None:
                 await inner.start_ttl_sweeper()
-            yield OwnedStore(inner, _Items(PostgresDatabase(opened, place.patience)), scope)
+            yield OwnedStore(inner, PostgresItems(PostgresDatabase(opened, place.patience)), scope)
+
+
+async def prepare_state(place: PostgresTables, config: StoreConfig) -> None:
+    """Make the tables of agents' state that are missing: a role that may not make any finds them there afterwards.
+
+    Raises:
+        ConfigError: the index cannot be set up, or this role may not make tables.
+        StorageUnavailable: the database does not answer.
+    """
+    index = _index_of(config)
+    if index is not None:
+        await _check_extension(place.conninfo)
+    try:
+        await prepare_tables(place.conninfo, index=index)
+    except (ImportError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"the store's index cannot be set up: {error}") from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigError(
+            f"the tables of agents' state cannot be made: {error}: run `roadworthy migrate` as a role that may"
+        ) from error
+
+
+async def state_is_prepared(place: PostgresTables, config: StoreConfig) -> bool:
+    """Whether all tables of agents' state are there, for a role that may not make any.
+
+    Raises:
+        ConfigError: the index cannot be set up.
+        StorageUnavailable: the database does not answer.
+    """
+    try:
+        return await are_complete(place.conninfo, index=_index_of(config))
+    except (ImportError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"the store's index cannot be set up: {error}") from error
+
+
+def _index_of(config: StoreConfig) -> PostgresIndexConfig | None:
+    # SQLite's words for an index are the same.
+    return None if config.index is None else cast("PostgresIndexConfig", dict(config.index))
 
 
 async def _check_extension(conninfo: str) -> None:

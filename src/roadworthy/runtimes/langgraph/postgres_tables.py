@@ -1,6 +1,7 @@
 """Makes the tables of checkpoints, journals and stores in a Postgres database: LangGraph's own by its own means.
 
-``runtime`` asks for it at the start, as may ``roadworthy migrate``. Any number of processes may do it at once.
+``runtime`` asks for it at the start, as does ``roadworthy migrate``; ``doctor`` looks whether they are there. Any
+number of processes may do it at once.
 """
 
 import asyncio
@@ -48,6 +49,14 @@ async def prepare_tables(conninfo: str, *, index: PostgresIndexConfig | None = N
             if await _is_complete(connection, stored):
                 return
             await _alone(connection, lambda: _make(connection, stock, stored))
+
+
+async def are_complete(conninfo: str, *, index: PostgresIndexConfig | None = None) -> bool:
+    """Whether nothing is missing. Raises as ``prepare_tables``."""
+    with postgres_errors():
+        connection = await AsyncConnection[DictRow].connect(conninfo, autocommit=True, row_factory=dict_row)
+        async with connection:
+            return await _is_complete(connection, AsyncPostgresStore(connection, index=index))
 
 
 async def _is_complete(connection: AsyncConnection[DictRow], stored: AsyncPostgresStore) -> bool:

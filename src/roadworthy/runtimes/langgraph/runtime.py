@@ -16,7 +16,7 @@ from roadworthy.domain.ids import AgentName
 from roadworthy.domain.json import JsonObject, JsonValue
 from roadworthy.domain.principal import Owner
 from roadworthy.domain.review import Resolution, ToolReview
-from roadworthy.domain.run import InputKind, Run
+from roadworthy.domain.run import InputKind, Run, ToolCall
 from roadworthy.domain.thread import ThreadRef, ThreadState
 from roadworthy.domain.usage import ModelCall
 from roadworthy.ports.circuits import Circuits, NoCircuits
@@ -41,7 +41,8 @@ from roadworthy.runtimes.langgraph.state import open_state
 from roadworthy.runtimes.langgraph.state_places import StatePlace
 from roadworthy.runtimes.langgraph.store import OwnedStore, StoreConfig, StoreScope
 from roadworthy.runtimes.langgraph.survivors import is_cut_off, texts_in
-from roadworthy.runtimes.langgraph.tool_rows import resolve_row, reviews_of
+from roadworthy.runtimes.langgraph.tool_results import call_of
+from roadworthy.runtimes.langgraph.tool_rows import finished_of, resolve_row, reviews_of
 from roadworthy.runtimes.langgraph.waiting import WaitingRoom
 
 _log = logging.getLogger(__name__)
@@ -138,6 +139,15 @@ class LangGraphRuntime:
     async def answered_calls(self, run: Run) -> Sequence[ModelCall]:
         """See ``ports.runtime.AgentRuntime.answered_calls``."""
         return await self.saver.rows.transact(lambda rows: calls_of(rows, _key(run), run.run_id), harmless=True)
+
+    async def finished_tools(self, run: Run) -> Sequence[ToolCall]:
+        """See ``ports.runtime.AgentRuntime.finished_tools``."""
+        served = self.served.get(run.agent)
+        # The graph's own copy of the saver knows the types of its state.
+        checkpointer = None if served is None else served.graph.checkpointer
+        saver = checkpointer if isinstance(checkpointer, FencedSaver) else self.saver
+        found = await self.saver.rows.transact(lambda rows: finished_of(rows, _key(run), run.run_id))
+        return [call_of(saver.serde, row, max_chars=self.guard.max_chars) for row in found]
 
     async def progress_mark(self, run: Run) -> str | None:
         """See ``ports.runtime.AgentRuntime.progress_mark``."""

@@ -1,6 +1,6 @@
 """Units of ``rows`` on SQLite: executed at once, by whoever has the connection.
 
-``sqlite`` executes them for a server, ``review_file`` for the CLI. Nothing here needs LangGraph.
+``sqlite`` executes them for a server, ``beside`` for the CLI. Nothing here needs LangGraph.
 """
 
 import sqlite3

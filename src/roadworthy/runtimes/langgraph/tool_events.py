@@ -52,7 +52,7 @@ class ToolEvents:
 
     def end(self, run_id: UUID | str, output: object) -> None:
         """The tool returned ``output``; a message with status ``error`` is its own account of a failure."""
-        self._finish(run_id, *_outcome(output, self._max_chars))
+        self._finish(run_id, *outcome_of(output, self._max_chars))
 
     def fail(self, run_id: UUID | str, error: BaseException) -> None:
         """The tool raised."""
@@ -68,7 +68,7 @@ class ToolEvents:
     def replay(self, call_id: str, name: str, args: object, output: object, duration_ms: int) -> None:
         """A call that was made before gave ``output`` then. It counts for nothing now."""
         self._emit(ToolCallStarted(id=call_id, name=name, args=to_json(args, max_chars=_ARGS_CHARS)))
-        result, error = _outcome(output, self._max_chars)
+        result, error = outcome_of(output, self._max_chars)
         self._emit(ToolCallFinished(id=call_id, name=name, result=result, error=error, duration_ms=duration_ms))
 
     def is_running(self, call_id: str) -> bool:
@@ -85,19 +85,19 @@ class ToolEvents:
         self._emit(ToolCallFinished(id=running.id, name=running.name, result=result, error=error, duration_ms=duration))
 
 
+def outcome_of(output: object, max_chars: int) -> tuple[JsonValue, str | None]:
+    """Result and error of what a tool returned."""
+    result = _result(output, max_chars)
+    if not _is_error(output):
+        return result, None
+    return None, result if isinstance(result, str) else "the tool reported an error"
+
+
 def cut_text(text: str, max_chars: int) -> str:
     """The text, or its beginning and a marker that says how much is missing."""
     if len(text) <= max_chars:
         return text
     return f"{text[:max_chars]}\n[{len(text) - max_chars} more characters were cut]"
-
-
-def _outcome(output: object, max_chars: int) -> tuple[JsonValue, str | None]:
-    """Result and error."""
-    result = _result(output, max_chars)
-    if not _is_error(output):
-        return result, None
-    return None, result if isinstance(result, str) else "the tool reported an error"
 
 
 def _result(output: object, max_chars: int) -> JsonValue:

@@ -193,7 +193,7 @@ class JournalledCall:
             if self.once:
                 await self.park()
             return None
-        return Remembered(result=result, duration_ms=_milliseconds(before))
+        return Remembered(result=result, duration_ms=before.duration_ms)
 
     async def keep(self, result: ToolResult) -> bool:
         """Store the result. False when it cannot be written down. Errors as ``ToolJournal.transact``."""
@@ -292,7 +292,3 @@ def _calls_in(state: object) -> tuple[set[str], set[str]]:
 
 def _same(before: ToolRow, now: ToolRow) -> bool:
     return before.name == now.name and (before.state in _IN_DOUBT or before.args == now.args)
-
-
-def _milliseconds(row: ToolRow) -> int:
-    return 0 if row.finished_at is None else round((row.finished_at - row.started_at).total_seconds() * 1000)

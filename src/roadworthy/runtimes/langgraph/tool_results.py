@@ -11,6 +11,8 @@ from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.types import Command
 
+from roadworthy.domain.run import ToolCall
+from roadworthy.runtimes.langgraph.tool_events import outcome_of
 from roadworthy.runtimes.langgraph.tool_rows import GIVEN, ToolRow
 
 ToolResult: TypeAlias = "ToolMessage | Command[Any] | list[ToolMessage | Command[Any]]"
@@ -37,6 +39,19 @@ def result_of(serde: SerializerProtocol, row: ToolRow) -> "ToolResult | None":
     except Exception:  # noqa: BLE001 -- as above
         return None
     return cast("ToolResult", found) if isinstance(found, ToolMessage | Command | list) else None
+
+
+def call_of(serde: SerializerProtocol, row: ToolRow, *, max_chars: int) -> ToolCall:
+    """A finished call as a run tells of it."""
+    result, error = outcome_of(result_of(serde, row), max_chars)
+    return ToolCall(
+        id=row.tool_call_id,
+        name=row.name,
+        args=json.loads(row.args),
+        result=result,
+        error=error,
+        duration_ms=row.duration_ms,
+    )
 
 
 def messages_in_result(result: ToolResult) -> Iterator[ToolMessage]:

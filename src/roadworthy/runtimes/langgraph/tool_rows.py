@@ -67,6 +67,10 @@ _REVIEWS = (
     f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND state = 'review' "  # noqa: S608 -- constants
     "ORDER BY started_at, tool_call_id"
 )
+_FINISHED = (
+    f"SELECT {_COLUMNS} FROM tool_calls WHERE thread_key = ? AND run_id = ? AND state = 'finished' "  # noqa: S608 -- constants
+    "ORDER BY started_at, tool_call_id"
+)
 _GIVE = (
     f"UPDATE tool_calls SET state = 'resolved', result_type = '{GIVEN}', result = ?, finished_at = ? "  # noqa: S608 -- constants
     "WHERE thread_key = ? AND tool_call_id = ? AND state = 'review'"
@@ -100,6 +104,11 @@ class ToolRow:
     result_type: str | None = None
     result: bytes | None = None
     finished_at: datetime | None = None
+
+    @property
+    def duration_ms(self) -> int:
+        """How long it took, if it has ended."""
+        return 0 if self.finished_at is None else round((self.finished_at - self.started_at).total_seconds() * 1000)
 
 
 async def create_tool_rows(rows: Rows, *, bytes_type: str) -> None:
@@ -183,6 +192,11 @@ async def resolve_row(rows: Rows, thread_key: str, tool_call_id: str, resolution
         case RunAgain():
             changed = await rows.run(_RUN_AGAIN, *place)
     return changed > 0
+
+
+async def finished_of(rows: Rows, thread_key: str, run_id: RunId) -> Sequence[ToolRow]:
+    """The calls that a run has finished, as they were called."""
+    return [_row(values) for values in await rows.all(_FINISHED, thread_key, run_id)]
 
 
 async def erase_tool_rows(rows: Rows, thread_key: str) -> None:
