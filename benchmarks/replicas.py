@@ -129,7 +129,8 @@ async def _ask(soak: _Soak, client: httpx.AsyncClient, number: int, transcript: 
                 return False
             async for _ in transcript.read(response):
                 pass
-    except httpx.TransportError:
+    except (httpx.TransportError, AttributeError):
+        # The latter when a server dies just as it is reached: anyio then asks a socket that is gone for its peer.
         return False
     return transcript.done is not None
 
