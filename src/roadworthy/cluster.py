@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from roadworthy.database import source_of
 from roadworthy.domain.errors import ConfigError
 from roadworthy.domain.fleet import FleetCaps
 from roadworthy.domain.lease import LeaseTerms
@@ -56,9 +57,14 @@ class Shared:
 
 
 def state_place(settings: Settings, folder: DataFolder) -> StatePlace:
-    """Where agents keep their state."""
+    """Where agents keep their state.
+
+    Raises:
+        ConfigError: the address of Postgres is none, or its driver is not installed.
+    """
     if settings.database_url is None:
         return SqliteFolder(path=open_folder(folder.path).path)
+    source_of(settings, folder)  # says in words what is wrong with the address
     from roadworthy.storage.postgres_connection import Timeouts, connection_info
 
     url = settings.database_url.get_secret_value()

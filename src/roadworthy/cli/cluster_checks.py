@@ -17,13 +17,14 @@ async def check_agents_state(settings: "Settings", project: "Project") -> Iterab
     from roadworthy.runtimes.langgraph.state_places import PostgresTables
     from roadworthy.runtimes.langgraph.store import StoreConfig
 
-    if settings.database_url is None:
+    try:
+        place = agents_state(settings)
+    except ConfigError:
+        place = None  # as below
+    if not isinstance(place, PostgresTables):
         return []
     from roadworthy.runtimes.langgraph.postgres_store import state_is_prepared
 
-    place = agents_state(settings)
-    if not isinstance(place, PostgresTables):
-        return []
     try:
         there = await state_is_prepared(place, project.store or StoreConfig())
     except ConfigError as error:

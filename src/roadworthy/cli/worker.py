@@ -5,8 +5,10 @@ With ``--processes`` it is the parent of several, each with a port of its own: o
 
 import asyncio
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,39 +65,37 @@ async def _parent(commands: Sequence[Sequence[str]]) -> int:
     """Keep one process for each command until a signal, which all of them get. Returns the worst exit code."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    children: set[asyncio.subprocess.Process] = set()
+    children: set[subprocess.Popen[bytes]] = set()
 
     def stop(number: signal.Signals) -> None:
         stopping.set()
         for child in children:
-            with suppress(ProcessLookupError):
-                child.send_signal(number)
+            child.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    async with asyncio.TaskGroup() as group:
-        kept = [group.create_task(_keep(command, children, stopping)) for command in commands]
+    # A thread for each, because asyncio's own way loses the exit code of a child that has ended when a signal is sent.
+    with ThreadPoolExecutor(max_workers=len(commands)) as waiting:
+        async with asyncio.TaskGroup() as group:
+            kept = [group.create_task(_keep(command, children, stopping, waiting)) for command in commands]
     return max(task.result() for task in kept)
 
 
-async def _keep(command: Sequence[str], children: set[asyncio.subprocess.Process], stopping: asyncio.Event) -> int:
+async def _keep(
+    command: Sequence[str], children: "set[subprocess.Popen[bytes]]", stopping: asyncio.Event, waiting: Executor
+) -> int:
     """One child, again whenever it ends unasked; but wrong usage ends all."""
     code = 0
     while not stopping.is_set():
         # Of a session of its own, so that Ctrl-C reaches it once, through its parent.
-        child = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+        child = subprocess.Popen(command, start_new_session=True)  # noqa: S603, ASYNC220 -- our own command; it forks
         children.add(child)
-        if stopping.is_set():
-            child.terminate()
-        try:
-            code = await child.wait()
-        finally:
-            children.discard(child)
+        code = await asyncio.get_running_loop().run_in_executor(waiting, child.wait)
+        children.discard(child)
         if code == _WRONG_USAGE:
             stopping.set()
             for other in children:
-                with suppress(ProcessLookupError):
-                    other.terminate()
+                other.terminate()
         elif not stopping.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RESTART_AFTER):

@@ -150,8 +150,9 @@ async def test_an_index_without_extensions_is_refused_at_the_start(sqlite_bench:
 
 
 async def test_an_index_on_a_postgres_without_pgvector_is_refused_at_the_start(
-    tmp_path: Path, database: str, server: PostgresServer
+    tmp_path: Path, database: str, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none-that-works")
     bench = Bench(folder=tmp_path, url=database, store=StoreConfig(index={"dims": 2, "embed": "openai:any"}))
     (control,) = server.folder.rglob("vector.control")
     control.rename(away := control.with_suffix(".away"))
