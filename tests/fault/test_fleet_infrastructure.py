@@ -174,7 +174,6 @@ async def test_a_replica_that_is_cut_off_past_its_lease_loses_its_run_to_a_peer(
     fleet.check(transcripts=[mine, others], in_flight=1)
 
 
-@pytest.mark.soak
 async def test_a_replica_that_stood_still_for_two_leases_writes_nothing_more_of_its_run(fleet: Fleet) -> None:
     await fleet.begin()
     held = Turn(text="words of the first", hold=Hold(at=2))

@@ -43,6 +43,7 @@ def _obey(server: Controlled, request: HttpRequest) -> tuple[int, bytes]:
         case "POST", "reset":
             server.playbook.load(Script())
             server.ledger.clear()
+            server.gates.reset()
         case "GET", "ledger":
             return 200, dump_entries(server.ledger.entries())
         case "GET", "state":

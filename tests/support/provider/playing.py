@@ -28,6 +28,10 @@ class Gates:
         """Let one call pass `gate`."""
         self._gates[gate].release()
 
+    def reset(self) -> None:
+        """Forget releases for which no call came."""
+        self._gates.clear()
+
 
 class Playing:
     """One call being answered."""
