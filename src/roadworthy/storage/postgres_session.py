@@ -122,7 +122,7 @@ class Session:
         try:
             value = unit(tx)
             _check_whole(tx)
-        except BaseException:
+        except BaseException:  # whatever ended the unit: nothing of it may be in the next one's transaction
             self._undo(tx)
             raise
         try:
