@@ -17,6 +17,8 @@ async def check_agents_state(settings: "Settings", project: "Project") -> Iterab
     from roadworthy.runtimes.langgraph.state_places import PostgresTables
     from roadworthy.runtimes.langgraph.store import StoreConfig
 
+    if settings.database_url is None:
+        return []
     try:
         place = agents_state(settings)
     except ConfigError:

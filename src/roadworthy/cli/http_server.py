@@ -66,11 +66,12 @@ def listen(bound: socket.socket) -> tuple[str, int]:
     return str(host), int(port)
 
 
-async def serve_http(app: ASGIApp, bound: socket.socket, *, drain: Callable[[], Awaitable[None]]) -> None:
-    """Serve until a signal arrives, then drain, then stop. Returns when every response has ended or 5 s are over.
+async def serve_http(
+    app: ASGIApp, bound: socket.socket, *, stop: asyncio.Event, drain: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve until ``stop`` is set, then drain, then stop. Returns when every response has ended or 5 s are over.
 
-    ``drain``: brings the runs to a safe place; requests are still answered meanwhile. A second signal ends the process
-    at once, with the exit code that shells give to that signal: what was running is recovered at the next start.
+    ``drain``: brings the runs to a safe place; requests are still answered meanwhile.
     """
     server = _Server(
         uvicorn.Config(
@@ -87,25 +88,27 @@ async def serve_http(app: ASGIApp, bound: socket.socket, *, drain: Callable[[], 
             timeout_graceful_shutdown=_LAST_RESPONSES,
         )
     )
-    stop = asyncio.Event()
-    with _signals(stop):
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(server.serve(sockets=[bound, *(bound.dup() for _ in range(_MORE_DOORS))]))
-            await stop.wait()
-            await drain()
-            server.should_exit = True
-            await serving
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(sockets=[bound, *(bound.dup() for _ in range(_MORE_DOORS))]))
+        await stop.wait()
+        await drain()
+        server.should_exit = True
+        await serving
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Signals are ours: see ``_signals``."""
+        """Signals are ours: see ``stop_signals``."""
         yield
 
 
 @contextmanager
-def _signals(stop: asyncio.Event) -> Generator[None]:
+def stop_signals() -> Generator[asyncio.Event]:
+    """Yields what SIGTERM or Ctrl-C sets. A second signal ends the process at once, with the exit code that shells give
+    to that signal: what was running is recovered by others, or at the next start.
+    """
+    stop = asyncio.Event()
     log = structlog.get_logger("roadworthy.server")
     loop = asyncio.get_running_loop()
 
@@ -119,7 +122,7 @@ def _signals(stop: asyncio.Event) -> Generator[None]:
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     try:
-        yield
+        yield stop
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

@@ -64,7 +64,7 @@ def run_server(settings: "Settings", target: str | None, role: Role) -> None:
 async def _serve(settings: "Settings", target: str | None, bound: socket.socket, role: Role) -> None:
     # Most of the start-up time is spent in these imports.
     from roadworthy import __version__
-    from roadworthy.cli.http_server import serve_http
+    from roadworthy.cli.http_server import serve_http, stop_signals
     from roadworthy.cli.metrics_port import metrics_port
     from roadworthy.cli.opening import Front
     from roadworthy.cli.project import open_project
@@ -74,13 +74,15 @@ async def _serve(settings: "Settings", target: str | None, bound: socket.socket,
     with metrics_port(settings, metrics):
         async with open_project(settings, target) as project, asyncio.TaskGroup() as group:
             front = Front()
-            life = group.create_task(_open(settings, project, bound, front, metrics, role))
-            with suppress(TimeoutError):
-                # A migration of much data, or a lock on it, takes its time, and the process is alive meanwhile.
-                async with asyncio.timeout(_OPENING_SECONDS):
-                    await front.answers.wait()
-            with ends_in_time():
-                await serve_http(front, bound, drain=front.drain)
+            # Before anything is opened: a worker may have runs before it answers.
+            with stop_signals() as stop:
+                life = group.create_task(_open(settings, project, bound, front, metrics, role))
+                with suppress(TimeoutError):
+                    # A migration of much data, or a lock on it, takes its time, and the process is alive meanwhile.
+                    async with asyncio.timeout(_OPENING_SECONDS):
+                        await front.answers.wait()
+                with ends_in_time():
+                    await serve_http(front, bound, stop=stop, drain=front.drain)
             if not front.opened:
                 os._exit(0)  # there is nothing to close, and threads that wait for a lock would hold the end up
             life.cancel()

@@ -93,6 +93,17 @@ def die(text: str) -> str:
 
 
 @tool
+async def die_later(text: str) -> str:
+    """End the whole server process, each time once its next gate is open: `text-1`, `text-2`, …"""
+    gate = f"{text}-{effects().count('die_later', phase='effect') + 1}"
+    while not (Path(os.environ["GATES"]) / gate).exists():  # noqa: ASYNC110 -- opened by another process
+        await asyncio.sleep(_POLL)
+    effects().record("die_later", text)
+    os.kill(os.getpid(), 9)
+    return text
+
+
+@tool
 def ask(question: str) -> str:
     """Ask the human."""
     answer = interrupt({"question": question})
@@ -101,5 +112,7 @@ def ask(question: str) -> str:
 
 
 graph = create_agent(
-    model(), [note, slow_note, blocking_note, late_note, broken, huge, die, ask], system_prompt="You are under test."
+    model(),
+    [note, slow_note, blocking_note, late_note, broken, huge, die, die_later, ask],
+    system_prompt="You are under test.",
 )
